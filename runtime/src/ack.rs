@@ -1,0 +1,1 @@
+//! Acknowledgements: which inputs the confirmed outputs settle.

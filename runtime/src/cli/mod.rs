@@ -1,0 +1,155 @@
+//! The command line: a file a verb.
+//!
+//! Owns arguments, exit codes and what a person sees. The only place that names clap and anyhow.
+//! Each verb has its `Args` and a `run` that returns how the process ends.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+mod build;
+mod check;
+mod inspect;
+mod new;
+mod receive;
+mod run;
+mod schema;
+mod subscribe;
+mod test;
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed while running.
+    Failed = 1,
+    /// The pipeline or the arguments are wrong.
+    Wrong = 2,
+    /// The environment is: an unreachable peer, a missing toolchain.
+    Environment = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Carries records through WebAssembly formatters to WebSocket peers, and loses none.
+#[derive(Debug, Parser)]
+#[command(name = "wirefall", version, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Globals {
+    /// Print for machines: one JSON value a line.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Colour: on a terminal, always, or never.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, env = "WIREFALL_COLOR")]
+    pub color: Color,
+    /// What to log, as `info`, `debug` or `wirefall::sink=trace`.
+    #[arg(long, global = true, default_value = "info", env = "WIREFALL_LOG")]
+    pub log: String,
+}
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Globals {
+    /// Whether to colour what goes to standard error.
+    pub fn color_stderr(&self) -> bool {
+        self.colored(std::io::stderr().is_terminal())
+    }
+
+    /// Whether to colour what goes to standard output.
+    pub fn color_stdout(&self) -> bool {
+        self.colored(std::io::stdout().is_terminal())
+    }
+
+    fn colored(&self, terminal: bool) -> bool {
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => terminal && std::env::var_os("NO_COLOR").is_none(),
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a pipeline until its source ends or a signal comes
+    Run(run::Args),
+    /// Check a pipeline file and its plugins without running them on records
+    Check(check::Args),
+    /// Print the JSON Schema of a pipeline file, for editors
+    Schema(schema::Args),
+    /// Make a plugin crate that builds, tests and runs as it is
+    New(new::Args),
+    /// Build a plugin crate to a WebAssembly component
+    Build(build::Args),
+    /// Test a plugin crate's component against its golden files
+    Test(test::Args),
+    /// Show what a plugin says of itself: name, ABI, digest, imports, config schema
+    Inspect(inspect::Args),
+    /// Be a WebSocket server that prints, counts, confirms and, on request, breaks
+    Receive(receive::Args),
+    /// Be a client of a published stream and print what arrives
+    Subscribe(subscribe::Args),
+}
+
+/// Parses the command line and runs the verb.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let globals = &cli.globals;
+    log(globals);
+    let ended = match cli.verb {
+        Verb::Run(args) => run::run(args, globals),
+        Verb::Check(args) => check::run(args, globals),
+        Verb::Schema(args) => schema::run(args, globals),
+        Verb::New(args) => new::run(args, globals),
+        Verb::Build(args) => build::run(args, globals),
+        Verb::Test(args) => test::run(args, globals),
+        Verb::Inspect(args) => inspect::run(args, globals),
+        Verb::Receive(args) => receive::run(args, globals),
+        Verb::Subscribe(args) => subscribe::run(args, globals),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Exit::Failed.into()
+        }
+    }
+}
+
+/// Sends the log to standard error, as lines for people or as JSON.
+fn log(globals: &Globals) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_new(&globals.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    if globals.json {
+        log.json().init();
+    } else {
+        log.with_ansi(globals.color_stderr()).init();
+    }
+}

@@ -1,0 +1,224 @@
+//! The journal: formatted frames in order, read by cursors.
+//!
+//! Owns positions, retention and back-pressure. Never looks into a record. The pipeline appends,
+//! sinks read and pin; a file a backend (`memory`; disk and Kafka fit the same [`Journal`]).
+//!
+//! A chunk holds frames ready for the wire, because a thousand readers share the same bytes. Records
+//! keep their own spans inside it, so that one can be sent alone when a frame has to be taken apart.
+
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::checkpoint::Delta;
+
+pub mod memory;
+
+/// A place in the journal: how many records were appended before it. Opaque outside this module and
+/// the session's arithmetic; peers are given it as a string.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+impl Position {
+    /// The position `records` further on.
+    #[must_use]
+    pub fn plus(self, records: u64) -> Self {
+        Self(self.0 + records)
+    }
+
+    /// Records from `earlier` to here; 0 where `earlier` is not earlier.
+    pub fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// One frame inside a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Exclusive end of the frame in [`Chunk::wire`]; it starts where the one before ends.
+    pub wire_end: u32,
+    /// Where its payload starts in the wire: past the header that an unmasked (server) frame has.
+    pub payload_start: u32,
+    /// Exclusive end of its records in [`Chunk::records`].
+    pub records_end: u32,
+}
+
+/// Frames that were appended together. Cheap to clone: the bytes are shared.
+#[derive(Clone, Debug, Default)]
+pub struct Chunk {
+    /// Position of the first record.
+    pub first: Position,
+    /// The frames end to end, each with the header of an unmasked frame (none for plain sinks).
+    pub wire: Bytes,
+    /// The frames in order; never empty in an appended chunk.
+    pub frames: Arc<[Frame]>,
+    /// Where each record's own bytes are in the wire.
+    pub records: Arc<[(u32, u32)]>,
+    /// When it was made, for retention by age and for latency.
+    pub made_at: Option<SystemTime>,
+}
+
+impl Chunk {
+    /// The position after the last record.
+    pub fn end(&self) -> Position {
+        self.first.plus(self.records.len() as u64)
+    }
+
+    /// The bytes of frame `index` in the wire, header included.
+    pub fn frame_wire(&self, index: usize) -> Range<usize> {
+        let start = if index == 0 {
+            0
+        } else {
+            self.frames[index - 1].wire_end
+        };
+        start as usize..self.frames[index].wire_end as usize
+    }
+
+    /// The payload of frame `index`.
+    pub fn frame_payload(&self, index: usize) -> &[u8] {
+        let frame = self.frames[index];
+        &self.wire[frame.payload_start as usize..frame.wire_end as usize]
+    }
+
+    /// The records of frame `index`, as indices into [`Chunk::records`].
+    pub fn frame_records(&self, index: usize) -> Range<usize> {
+        let start = if index == 0 {
+            0
+        } else {
+            self.frames[index - 1].records_end
+        };
+        start as usize..self.frames[index].records_end as usize
+    }
+
+    /// The frame that holds the record at `position`, which must be inside the chunk.
+    pub fn frame_at(&self, position: Position) -> usize {
+        let record = position.since(self.first) as u32;
+        self.frames
+            .partition_point(|frame| frame.records_end <= record)
+    }
+
+    /// The bytes of record `index` (from 0 in this chunk), without frame or separator.
+    pub fn record(&self, index: usize) -> &[u8] {
+        let (start, end) = self.records[index];
+        &self.wire[start as usize..end as usize]
+    }
+
+    /// Memory that it holds.
+    pub fn bytes(&self) -> u64 {
+        (self.wire.len() + self.frames.len() * 12 + self.records.len() * 8 + 128) as u64
+    }
+}
+
+/// What a reader finds at a position.
+#[derive(Clone, Debug)]
+pub enum Read {
+    /// The chunk that holds the position (the position may be in its middle).
+    Chunk(Chunk),
+    /// Nothing there yet: wait for the watermark to pass the position.
+    Wait,
+    /// The position fell out of retention; the oldest kept is `tail`.
+    Lost {
+        /// The oldest position that can be read.
+        tail: Position,
+    },
+}
+
+/// How far the journal reaches; published on every change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The oldest position that can be read.
+    pub tail: Position,
+    /// Readers see nothing at or above this: all below is as durable as the backend makes it.
+    pub durable: Position,
+    /// The position of the next append.
+    pub head: Position,
+    /// No append will come any more.
+    pub closed: bool,
+}
+
+/// Why an append failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// One chunk is larger than all that the journal may keep.
+    #[error("a chunk of {bytes} bytes does not fit a journal of {bytes_max} bytes")]
+    TooLarge {
+        /// Size of the chunk.
+        bytes: u64,
+        /// Bound of the journal.
+        bytes_max: u64,
+    },
+    /// Appended after `close`.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+/// A future in a box, for trait objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// An append-only log of frames, bounded by bytes and age.
+pub trait Journal: Send + Sync {
+    /// Appends a chunk (its `first` is set here) together with the checkpoint steps that it
+    /// completes, atomically. Waits while a pin holds the space that it needs (back-pressure, I4).
+    /// A chunk without frames only moves the checkpoint.
+    fn append<'a>(
+        &'a self,
+        chunk: Chunk,
+        settled: &'a [Delta],
+    ) -> BoxFuture<'a, Result<Position, JournalError>>;
+
+    /// The chunk that holds `from`.
+    fn read(&self, from: Position) -> Read;
+
+    /// Tail, watermark and head, and a way to wait for them to change.
+    fn marks(&self) -> watch::Receiver<Marks>;
+
+    /// Changes when positions could mean other records than before. A peer's position of another
+    /// epoch is unknown.
+    fn epoch(&self) -> u64;
+
+    /// Keeps everything from `from` on until the pin is moved or dropped.
+    fn pin(&self, from: Position) -> Cursor;
+
+    /// No append will come any more: readers that reach the head are at the end.
+    fn close(&self);
+
+    /// Whether an appended record outlives a crash of the process.
+    fn survives_crash(&self) -> bool;
+}
+
+/// A pinned cursor: retention never passes it. Dropping it lets go.
+pub struct Cursor {
+    position: Position,
+    moved: Box<dyn Fn(Option<Position>) + Send + Sync>,
+}
+
+impl Cursor {
+    /// A cursor at `position` that reports its moves, and `None` when dropped. For backends.
+    pub fn new(position: Position, moved: Box<dyn Fn(Option<Position>) + Send + Sync>) -> Self {
+        Self { position, moved }
+    }
+
+    /// Where it is.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Moves on; going back is ignored.
+    pub fn advance(&mut self, to: Position) {
+        if to > self.position {
+            self.position = to;
+            (self.moved)(Some(to));
+        }
+    }
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        (self.moved)(None);
+    }
+}

@@ -1,0 +1,131 @@
+//! Sources: where batches come from.
+//!
+//! Owns the contract that every source keeps (one shared compliance test in `compliance`) and the
+//! table of drivers. A source never commits by itself: the pipeline tells its [`Committer`] what is
+//! settled. A driver is one file and one entry in [`DRIVERS`]; nothing else names it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::checkpoint::Checkpoint;
+use crate::driver::Driver;
+use crate::journal::BoxFuture;
+use crate::record::{Batch, Partition};
+
+/// Every source that a pipeline can name.
+pub static DRIVERS: &[&Driver<Box<dyn SourcePlan>>] = &[];
+
+/// When a batch is closed, whichever comes first.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchLimits {
+    /// Most records in a batch.
+    pub records_max: usize,
+    /// Most payload bytes in a batch; a single longer record is a batch of its own.
+    pub bytes_max: usize,
+    /// A partial batch goes on after this.
+    pub wait: Duration,
+}
+
+/// What a source is given when it is opened.
+#[derive(Clone, Debug)]
+pub struct SourceContext {
+    /// How to cut batches.
+    pub limits: BatchLimits,
+    /// Where it may remember its position between runs.
+    pub state_dir: PathBuf,
+    /// Forget the remembered position.
+    pub fresh: bool,
+}
+
+/// A checked source that can be opened.
+pub trait SourcePlan: Send + Sync + fmt::Debug {
+    /// What it reads, for the first log line: `file flights.ndjson`.
+    fn describe(&self) -> String;
+
+    /// Whether a record that was not committed is read again by the next run.
+    fn replayable(&self) -> bool;
+
+    /// Opens it where the last commit left off.
+    fn open(&self, context: SourceContext) -> BoxFuture<'_, Result<Source, SourceError>>;
+}
+
+/// An open source: the half that reads and the half that commits.
+pub struct Source {
+    /// Reads batches.
+    pub reader: Box<dyn Reader>,
+    /// Remembers what is settled.
+    pub committer: Box<dyn Committer>,
+    /// Records that the last run left unsettled are read again from here; empty at a first start.
+    pub start: Checkpoint,
+}
+
+/// Reads batches in order. Dropping it stops the reading.
+pub trait Reader: Send {
+    /// The next batch, never empty; `None` at the end of a finite source. Cancel-safe: a dropped
+    /// call loses nothing. `Batch::number` is set by the caller.
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Batch>, SourceError>>;
+
+    /// What it met beside records, cumulative.
+    fn oddities(&self) -> Oddities {
+        Oddities::default()
+    }
+}
+
+/// Input that is not a record or not a whole one; counted, never silent (I2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Oddities {
+    /// Empty lines, skipped: they are no records.
+    pub empty_lines: u64,
+}
+
+/// Remembers settled positions.
+pub trait Committer: Send {
+    /// Makes the positions of `checkpoint` the ones at which the next run starts.
+    fn commit<'a>(
+        &'a mut self,
+        checkpoint: &'a Checkpoint,
+    ) -> BoxFuture<'a, Result<(), SourceError>>;
+}
+
+/// Why a source cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The system refused: a missing file, a failed read.
+    #[error("{context}: {error}")]
+    Io {
+        /// What was being done, with the path or address.
+        context: String,
+        /// The system's word.
+        error: std::io::Error,
+    },
+    /// The input is not what the config says it is.
+    #[error("{partition} at {position}: {message}")]
+    Input {
+        /// Which input.
+        partition: String,
+        /// Byte offset or number of the record.
+        position: u64,
+        /// What is wrong, and which setting changes it.
+        message: String,
+    },
+}
+
+impl SourceError {
+    /// An I/O error while doing `context`.
+    pub fn io(context: impl Into<String>, error: std::io::Error) -> Self {
+        Self::Io {
+            context: context.into(),
+            error,
+        }
+    }
+
+    /// Something wrong with the input itself.
+    pub fn input(partition: &Partition, position: u64, message: impl Into<String>) -> Self {
+        Self::Input {
+            partition: partition.name().to_owned(),
+            position,
+            message: message.into(),
+        }
+    }
+}
