@@ -40,7 +40,11 @@ impl Lines {
     ///
     /// # Errors
     /// A line longer than `line_max`: the input is not what the config says.
-    pub fn feed(&mut self, block: &mut &[u8], records_max: usize) -> Result<Option<Batch>, SourceError> {
+    pub fn feed(
+        &mut self,
+        block: &mut &[u8],
+        records_max: usize,
+    ) -> Result<Option<Batch>, SourceError> {
         let mut taken = 0;
         let bytes = *block;
         for newline in memchr::memchr_iter(b'\n', bytes) {
@@ -69,7 +73,10 @@ impl Lines {
             return Err(SourceError::input(
                 &self.partition,
                 position,
-                format!("a line of more than {} bytes (raise `line_max` to allow it)", self.line_max),
+                format!(
+                    "a line of more than {} bytes (raise `line_max` to allow it)",
+                    self.line_max
+                ),
             ));
         }
         self.column.bytes.extend_from_slice(bytes);
@@ -108,7 +115,10 @@ impl Lines {
         }
         let end = self.column.start(self.column.len());
         let partial = self.column.bytes.split_off(end);
-        let room = (self.column.len(), self.column.bytes.len().min(self.limits.bytes_max));
+        let room = (
+            self.column.len(),
+            self.column.bytes.len().min(self.limits.bytes_max),
+        );
         let mut next = Column::with_capacity(room.0, room.1 + partial.len());
         next.bytes.extend_from_slice(&partial);
         let column = std::mem::replace(&mut self.column, next);
@@ -137,9 +147,9 @@ impl Lines {
         self.oddities
     }
 
-    /// Offset of the next byte that is fed.
-    pub fn offset(&self) -> u64 {
-        self.offset
+    /// The position after the last record that was taken: the next batch starts here.
+    pub fn taken_to(&self) -> u64 {
+        self.start
     }
 }
 
@@ -150,7 +160,11 @@ mod tests {
     use super::*;
 
     fn lines(records_max: usize, line_max: usize) -> Lines {
-        let limits = BatchLimits { records_max, bytes_max: 1 << 20, wait: Duration::ZERO };
+        let limits = BatchLimits {
+            records_max,
+            bytes_max: 1 << 20,
+            wait: Duration::ZERO,
+        };
         Lines::new(Partition::new("p"), limits, line_max, 0)
     }
 
@@ -174,11 +188,19 @@ mod tests {
             };
             for mut block in input.chunks(size) {
                 while !block.is_empty() {
-                    lines.feed(&mut block, 2).unwrap().into_iter().for_each(&mut note);
+                    lines
+                        .feed(&mut block, 2)
+                        .unwrap()
+                        .into_iter()
+                        .for_each(&mut note);
                 }
             }
             lines.finish().into_iter().for_each(&mut note);
-            assert_eq!(records, ["one", "two", "three", "last without newline"], "{size}");
+            assert_eq!(
+                records,
+                ["one", "two", "three", "last without newline"],
+                "{size}"
+            );
             assert_eq!(positions, [5, 11, 17, input.len() as u64], "{size}");
             assert_eq!(lines.oddities().empty_lines, 3);
         }
@@ -201,7 +223,13 @@ mod tests {
         let mut lines = lines(10, 8);
         let mut block: &[u8] = b"fine\n0123456";
         assert!(lines.feed(&mut block, 10).unwrap().is_none());
-        let error = lines.feed(&mut b"789".as_slice(), 10).unwrap_err().to_string();
-        assert_eq!(error, "p at 5: a line of more than 8 bytes (raise `line_max` to allow it)");
+        let error = lines
+            .feed(&mut b"789".as_slice(), 10)
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            error,
+            "p at 5: a line of more than 8 bytes (raise `line_max` to allow it)"
+        );
     }
 }
