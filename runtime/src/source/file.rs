@@ -318,7 +318,7 @@ impl FileReader {
     /// Starts over where `repeat` says so.
     fn next_round(&mut self) -> bool {
         if let Some(rounds) = &mut self.rounds_left {
-            *rounds -= 1;
+            *rounds = rounds.saturating_sub(1);
             if *rounds == 0 {
                 return false;
             }
