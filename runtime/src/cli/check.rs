@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{Exit, Globals};
 use crate::config::{self, Diagnostic, Environment, FILE_BYTES_MAX, Plan, PluginFacts};
+use crate::plugin::{self, PluginError};
 use crate::sink::ProbeStep;
 
 /// Arguments of `wirefall check`.
@@ -41,7 +42,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     if globals.json {
         print_json(&plan, &steps);
     } else {
-        print!("{}", summary(&plan));
+        print!("{} is right\n{}", plan.file.display(), summary(&plan));
         for step in &steps {
             let mark = if step.ok { "ok    " } else { "failed" };
             println!("  {mark} {}: {}", step.layer, step.detail);
@@ -105,11 +106,17 @@ fn read_bounded(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What the plugin host says of the plugin at `path`.
+/// What the plugin host says of the plugin at `path`; a crate folder is built first.
 pub(super) fn plugin_facts(path: &str) -> Result<PluginFacts, String> {
-    Err(format!(
-        "cannot load the plugin `{path}`: there is no plugin host yet"
-    ))
+    let told = |error: PluginError| error.message;
+    let artifact =
+        plugin::resolve(Path::new(path), &mut |line| eprintln!("{line}")).map_err(told)?;
+    let description = plugin::describe(&artifact, &plugin::Cache::user()).map_err(told)?;
+    Ok(PluginFacts {
+        artifact,
+        id: description.id,
+        config_schema: description.config_schema,
+    })
 }
 
 fn print(diagnostics: &[Diagnostic], globals: &Globals) {
@@ -133,8 +140,8 @@ fn probe(plan: &Plan) -> anyhow::Result<Vec<ProbeStep>> {
 }
 
 /// What the pipeline is and promises, for a person.
-fn summary(plan: &Plan) -> String {
-    let mut text = format!("{} is right\n", plan.file.display());
+pub(super) fn summary(plan: &Plan) -> String {
+    let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         text.push_str(&format!("  {name:<11}{value}\n"));
     };
