@@ -35,7 +35,11 @@ pub(crate) struct Batch<'a> {
 #[inline]
 fn value<'a>(bytes: &'a [u8], ends: &[u32], index: usize) -> Option<&'a [u8]> {
     let end = *ends.get(index)? as usize;
-    let start = if index == 0 { 0 } else { ends[index - 1] as usize };
+    let start = if index == 0 {
+        0
+    } else {
+        ends[index - 1] as usize
+    };
     bytes.get(start..end)
 }
 
@@ -78,9 +82,8 @@ pub(crate) fn format<F: Formatter>(formatter: &mut F, batch: &Batch) -> Outputs 
         }
     }
     AT.store(NONE, Ordering::Relaxed);
-    let (keys, key_ends) = out.take_keys(|source| {
-        value(batch.keys, batch.key_ends, source as usize).unwrap_or_default()
-    });
+    let (keys, key_ends) = out
+        .take_keys(|source| value(batch.keys, batch.key_ends, source as usize).unwrap_or_default());
     Outputs {
         payloads: out.payloads,
         ends: out.ends,

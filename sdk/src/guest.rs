@@ -6,9 +6,9 @@
 use std::cell::RefCell;
 use std::sync::Once;
 
+use crate::Formatter;
 use crate::batch::{self, Batch};
 use crate::log::Level;
-use crate::Formatter;
 
 /// Generated from `wit/v0_1`.
 #[allow(missing_docs, unreachable_pub, clippy::all, unsafe_op_in_unsafe_fn)]
@@ -84,7 +84,9 @@ pub fn configure<F: Formatter>(slot: &RefCell<Option<F>>, config: &str) -> Resul
 /// If the host did not configure first.
 pub fn format<F: Formatter>(slot: &RefCell<Option<F>>, batch: &wit::Batch) -> wit::Outputs {
     let mut slot = slot.borrow_mut();
-    let formatter = slot.as_mut().expect("the host configures before it formats");
+    let formatter = slot
+        .as_mut()
+        .expect("the host configures before it formats");
     let outputs = batch::format(
         formatter,
         &Batch {

@@ -23,13 +23,17 @@ pub fn formatter(arguments: TokenStream, item: TokenStream) -> TokenStream {
 fn export(arguments: TokenStream, formatter: &ItemImpl) -> syn::Result<proc_macro2::TokenStream> {
     let wrong = |message| Err(syn::Error::new_spanned(&formatter.self_ty, message));
     if !arguments.is_empty() {
-        return wrong("#[formatter] takes no arguments; ABOUT and COLUMNS are constants of the trait");
+        return wrong(
+            "#[formatter] takes no arguments; ABOUT and COLUMNS are constants of the trait",
+        );
     }
     if formatter.trait_.is_none() {
         return wrong("#[formatter] goes on `impl Formatter for …`");
     }
     if !formatter.generics.params.is_empty() {
-        return wrong("a plugin exports one concrete type: #[formatter] cannot go on a generic impl");
+        return wrong(
+            "a plugin exports one concrete type: #[formatter] cannot go on a generic impl",
+        );
     }
     let plugin = &formatter.self_ty;
     Ok(quote! {
