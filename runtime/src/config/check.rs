@@ -305,7 +305,14 @@ impl Checker {
             Some(own) => own,
         };
         let facts = self.plugin(&pointer, &folder.join(&plugin), plugins)?;
-        self.validate(&format!("{pointer}/config"), &facts.config_schema, &mut own);
+        let own_pointer = format!("{pointer}/config");
+        if self.validate(&own_pointer, &facts.config_schema, &mut own)
+            && !self.is_unset(&own_pointer)
+            && let Err(why) = (facts.try_config)(&own)
+        {
+            let message = format!("{} does not take this config: {why}", facts.id.name);
+            self.problem(&own_pointer, Problem::error("", message));
+        }
         let wasm = wasm?;
         let on_error = match wasm.on_error {
             Some(named) => named.into(),
@@ -538,7 +545,17 @@ impl Checker {
     }
 
     fn problem(&mut self, prefix: &str, problem: Problem) {
-        let located = self.root.locate(&format!("{prefix}{}", problem.pointer));
+        // `../stream_schema`: beside the config.
+        let pointer = match problem.pointer.strip_prefix("..") {
+            Some(beside) => {
+                let component = prefix
+                    .rsplit_once('/')
+                    .map_or("", |(component, _)| component);
+                format!("{component}{beside}")
+            }
+            None => format!("{prefix}{}", problem.pointer),
+        };
+        let located = self.root.locate(&pointer);
         let near = located.node.expanded();
         self.report(
             value_place(located),
@@ -557,12 +574,7 @@ impl Checker {
         warning: bool,
         near_expanded: bool,
     ) {
-        let inside = |(line, column): &(usize, usize)| {
-            let columns = place.column..place.column + place.width;
-            *line == place.line && columns.contains(column)
-                || (place.line + 1..=place.line_end).contains(line)
-        };
-        if self.unset.iter().any(inside) {
+        if self.unset.iter().any(|at| place.contains(*at)) {
             return;
         }
         // Whatever a driver or a plugin says: no expanded value in it (I7).
@@ -575,11 +587,17 @@ impl Checker {
         self.found.push(diagnostic);
     }
 
+    /// Whether a name in the value at `pointer` could not be expanded.
     fn is_unset(&self, pointer: &str) -> bool {
-        let place = self.root.locate(pointer).place();
-        self.unset
-            .iter()
-            .any(|(line, column)| *line == place.line && *column >= place.column)
+        fn holds(node: &Node, unset: &[(usize, usize)]) -> bool {
+            match &node.kind {
+                Kind::List(items, _) => items.iter().any(|item| holds(item, unset)),
+                Kind::Map(entries, _) => entries.iter().any(|(_, value)| holds(value, unset)),
+                _ => unset.iter().any(|at| node.place.contains(*at)),
+            }
+        }
+        let located = self.root.locate(pointer);
+        located.whole && holds(located.node, &self.unset)
     }
 
     /// Expands `sink.config` again with today's environment and files.

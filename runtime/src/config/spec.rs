@@ -31,6 +31,14 @@ pub struct Place {
     pub line_end: usize,
 }
 
+impl Place {
+    /// Whether a line and column are inside it.
+    pub(super) fn contains(&self, (line, column): (usize, usize)) -> bool {
+        line == self.line && (self.column..self.column + self.width).contains(&column)
+            || (self.line + 1..=self.line_end).contains(&line)
+    }
+}
+
 /// A value with its place.
 #[derive(Clone, Debug)]
 pub struct Node {
