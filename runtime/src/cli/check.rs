@@ -4,7 +4,7 @@
 //! shares. Opens nothing but the files that the pipeline names, and dials only with `--connect`.
 
 use std::cell::Cell;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,7 +33,12 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// # Errors
 /// Whatever keeps it from running.
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
-    let plan = match load(&args.file, globals) {
+    let told: &mut dyn Write = if globals.json {
+        &mut std::io::stdout()
+    } else {
+        &mut std::io::stderr()
+    };
+    let plan = match load(&args.file, globals, told) {
         Ok(plan) => plan,
         Err(exit) => return Ok(exit),
     };
@@ -45,6 +50,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     if globals.json {
         print_json(&plan, &steps);
     } else {
+        println!("{} is right", plan.file.display());
         print!("{}", summary(&plan));
         for step in &steps {
             let mark = if step.ok { "ok    " } else { "failed" };
@@ -58,17 +64,17 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     }
 }
 
-/// Reads and checks a pipeline file and prints what there is to say of it to standard error (with
-/// `--json` to standard output, an object a line).
+/// Reads and checks a pipeline file and writes what there is to say of it to `told`, with `--json` an
+/// object a line.
 ///
 /// # Errors
 /// How the process ends: the file is wrong, or the machine is (no cargo to build a plugin with).
-pub(super) fn load(file: &Path, globals: &Globals) -> Result<Plan, Exit> {
+pub(super) fn load(file: &Path, globals: &Globals, told: &mut dyn Write) -> Result<Plan, Exit> {
     let text = match read_bounded(file, FILE_BYTES_MAX as u64 + 1) {
         Ok(text) => text,
         Err(error) => {
             let problem = Diagnostic::of_file(file, format!("cannot read the file: {error}"));
-            print(&[problem], globals);
+            print(&[problem], globals, told);
             return Err(Exit::Wrong);
         }
     };
@@ -78,16 +84,16 @@ pub(super) fn load(file: &Path, globals: &Globals) -> Result<Plan, Exit> {
             if error.kind == PluginErrorKind::Environment {
                 environment_failed.set(true);
             }
-            error.to_string()
+            error.message
         })
     };
     match config::load(file, &text, &environment(), &plugins) {
         Ok((plan, warnings)) => {
-            print(&warnings, globals);
+            print(&warnings, globals, told);
             Ok(plan)
         }
         Err(diagnostics) => {
-            print(&diagnostics, globals);
+            print(&diagnostics, globals, told);
             let errors = diagnostics
                 .iter()
                 .filter(|one| one.severity == Severity::Error);
@@ -140,17 +146,15 @@ pub(super) fn plugin_facts(path: &str) -> Result<PluginFacts, PluginError> {
     })
 }
 
-fn print(diagnostics: &[Diagnostic], globals: &Globals) {
-    if globals.json {
-        for diagnostic in diagnostics {
-            println!("{}", json!(diagnostic));
-        }
+fn print(diagnostics: &[Diagnostic], globals: &Globals, told: &mut dyn Write) {
+    let text = if globals.json {
+        let lines = diagnostics.iter().map(|one| format!("{}\n", json!(one)));
+        lines.collect()
     } else {
-        eprint!(
-            "{}",
-            config::render_all(diagnostics, globals.color_stderr())
-        );
-    }
+        config::render_all(diagnostics, globals.color_stderr())
+    };
+    // A closed pipe is the reader's choice; the exit code still tells.
+    let _ = told.write_all(text.as_bytes());
 }
 
 fn probe(plan: &Plan) -> anyhow::Result<Vec<ProbeStep>> {
@@ -161,8 +165,8 @@ fn probe(plan: &Plan) -> anyhow::Result<Vec<ProbeStep>> {
 }
 
 /// What the pipeline is and promises, for a person.
-fn summary(plan: &Plan) -> String {
-    let mut text = format!("{} is right\n", plan.file.display());
+pub(super) fn summary(plan: &Plan) -> String {
+    let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         text.push_str(&format!("  {name:<11}{value}\n"));
     };

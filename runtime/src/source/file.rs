@@ -318,7 +318,7 @@ impl FileReader {
     /// Starts over where `repeat` says so.
     fn next_round(&mut self) -> bool {
         if let Some(rounds) = &mut self.rounds_left {
-            *rounds -= 1;
+            *rounds = rounds.saturating_sub(1);
             if *rounds == 0 {
                 return false;
             }
@@ -381,6 +381,13 @@ impl FileReader {
 impl Reader for FileReader {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Batch>, SourceError>> {
         Box::pin(self.read())
+    }
+
+    fn close(&mut self) {
+        // What is unread, or read and not given out, is read again by the next run.
+        self.current = None;
+        self.left.clear();
+        self.rounds_left = Some(0);
     }
 
     fn oddities(&self) -> Oddities {
