@@ -3,14 +3,16 @@
 //! Owns reading the file, the process's environment and the printing of diagnostics, which `run`
 //! shares. Opens nothing but the files that the pipeline names, and dials only with `--connect`.
 
-use std::io::Read;
+use std::cell::Cell;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::json;
 
 use super::{Exit, Globals};
-use crate::config::{self, Diagnostic, Environment, FILE_BYTES_MAX, Plan, PluginFacts};
-use crate::plugin::{self, PluginError};
+use crate::config::{self, Diagnostic, Environment, FILE_BYTES_MAX, Plan, PluginFacts, Severity};
+use crate::plugin::{Cache, PluginError, PluginErrorKind, describe, resolve, try_config};
 use crate::sink::ProbeStep;
 
 /// Arguments of `wirefall check`.
@@ -31,8 +33,14 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// # Errors
 /// Whatever keeps it from running.
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
-    let Some(plan) = load(&args.file, globals, &plugin_facts) else {
-        return Ok(Exit::Wrong);
+    let told: &mut dyn Write = if globals.json {
+        &mut std::io::stdout()
+    } else {
+        &mut std::io::stderr()
+    };
+    let plan = match load(&args.file, globals, told) {
+        Ok(plan) => plan,
+        Err(exit) => return Ok(exit),
     };
     let steps = if args.connect {
         probe(&plan)?
@@ -42,7 +50,8 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     if globals.json {
         print_json(&plan, &steps);
     } else {
-        print!("{} is right\n{}", plan.file.display(), summary(&plan));
+        println!("{} is right", plan.file.display());
+        print!("{}", summary(&plan));
         for step in &steps {
             let mark = if step.ok { "ok    " } else { "failed" };
             println!("  {mark} {}: {}", step.layer, step.detail);
@@ -55,30 +64,45 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     }
 }
 
-/// Reads and checks a pipeline file and prints what there is to say of it to standard error (with
-/// `--json` to standard output, an object a line). `None`: it is wrong, [`Exit::Wrong`].
-pub(super) fn load(file: &Path, globals: &Globals, plugins: &config::Plugins<'_>) -> Option<Plan> {
+/// Reads and checks a pipeline file and writes what there is to say of it to `told`, with `--json` an
+/// object a line.
+///
+/// # Errors
+/// How the process ends: the file is wrong, or the machine is (no cargo to build a plugin with).
+pub(super) fn load(file: &Path, globals: &Globals, told: &mut dyn Write) -> Result<Plan, Exit> {
     let text = match read_bounded(file, FILE_BYTES_MAX as u64 + 1) {
         Ok(text) => text,
         Err(error) => {
-            print(
-                &[Diagnostic::of_file(
-                    file,
-                    format!("cannot read the file: {error}"),
-                )],
-                globals,
-            );
-            return None;
+            let problem = Diagnostic::of_file(file, format!("cannot read the file: {error}"));
+            print(&[problem], globals, told);
+            return Err(Exit::Wrong);
         }
     };
-    match config::load(file, &text, &environment(), plugins) {
+    let environment_failed = Cell::new(false);
+    let plugins = |path: &str| {
+        plugin_facts(path).map_err(|error| {
+            if error.kind == PluginErrorKind::Environment {
+                environment_failed.set(true);
+            }
+            error.message
+        })
+    };
+    match config::load(file, &text, &environment(), &plugins) {
         Ok((plan, warnings)) => {
-            print(&warnings, globals);
-            Some(plan)
+            print(&warnings, globals, told);
+            Ok(plan)
         }
         Err(diagnostics) => {
-            print(&diagnostics, globals);
-            None
+            print(&diagnostics, globals, told);
+            let errors = diagnostics
+                .iter()
+                .filter(|one| one.severity == Severity::Error);
+            // The machine is at fault where it is all that is wrong.
+            if environment_failed.get() && errors.count() == 1 {
+                Err(Exit::Environment)
+            } else {
+                Err(Exit::Wrong)
+            }
         }
     }
 }
@@ -86,8 +110,8 @@ pub(super) fn load(file: &Path, globals: &Globals, plugins: &config::Plugins<'_>
 /// The environment of this process, and files read with a bound.
 pub(super) fn environment() -> Environment {
     Environment {
-        variable: std::sync::Arc::new(|name| std::env::var(name).ok()),
-        file: std::sync::Arc::new(|path| {
+        variable: Arc::new(|name| std::env::var(name).ok()),
+        file: Arc::new(|path| {
             let bytes =
                 read_bounded(path, SECRET_BYTES_MAX + 1).map_err(|error| error.to_string())?;
             if bytes.len() as u64 > SECRET_BYTES_MAX {
@@ -107,29 +131,30 @@ fn read_bounded(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
 }
 
 /// What the plugin host says of the plugin at `path`; a crate folder is built first.
-pub(super) fn plugin_facts(path: &str) -> Result<PluginFacts, String> {
-    let told = |error: PluginError| error.message;
-    let artifact =
-        plugin::resolve(Path::new(path), &mut |line| eprintln!("{line}")).map_err(told)?;
-    let description = plugin::describe(&artifact, &plugin::Cache::user()).map_err(told)?;
+pub(super) fn plugin_facts(path: &str) -> Result<PluginFacts, PluginError> {
+    let cache = Cache::user();
+    let artifact = resolve(Path::new(path), &mut |line| eprintln!("{line}"))?;
+    let description = describe(&artifact, &cache)?;
+    let component = artifact.clone();
     Ok(PluginFacts {
         artifact,
         id: description.id,
         config_schema: description.config_schema,
+        try_config: Arc::new(move |config| {
+            try_config(&component, config, &cache).map_err(|error| error.message)
+        }),
     })
 }
 
-fn print(diagnostics: &[Diagnostic], globals: &Globals) {
-    if globals.json {
-        for diagnostic in diagnostics {
-            println!("{}", json!(diagnostic));
-        }
+fn print(diagnostics: &[Diagnostic], globals: &Globals, told: &mut dyn Write) {
+    let text = if globals.json {
+        let lines = diagnostics.iter().map(|one| format!("{}\n", json!(one)));
+        lines.collect()
     } else {
-        eprint!(
-            "{}",
-            config::render_all(diagnostics, globals.color_stderr())
-        );
-    }
+        config::render_all(diagnostics, globals.color_stderr())
+    };
+    // A closed pipe is the reader's choice; the exit code still tells.
+    let _ = told.write_all(text.as_bytes());
 }
 
 fn probe(plan: &Plan) -> anyhow::Result<Vec<ProbeStep>> {

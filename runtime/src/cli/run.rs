@@ -33,8 +33,9 @@ pub struct Args {
 /// # Errors
 /// Only what keeps it from running at all; a failed run is an exit code.
 pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
-    let Some(plan) = check::load(&args.file, globals, &check::plugin_facts) else {
-        return Ok(Exit::Wrong);
+    let plan = match check::load(&args.file, globals, &mut std::io::stderr()) {
+        Ok(plan) => plan,
+        Err(exit) => return Ok(exit),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

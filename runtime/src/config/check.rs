@@ -77,7 +77,7 @@ impl Checker {
             "is Blink's and means nothing here",
         );
         self.validate("", &envelope(), &mut file);
-        self.misplaced(&file);
+        self.misplaced(&mut file);
         let service = self.service(&mut file);
         let folder = self.spec.file.parent().unwrap_or(Path::new("")).to_owned();
         let facts = Facts {
@@ -223,6 +223,9 @@ impl Checker {
         if !self.validate(&pointer, &schema, &mut config) {
             return None;
         }
+        if schema.get("properties").is_none() {
+            self.unknown_in_all_forms(&pointer, &(driver.schema)(None).to_value(), &config);
+        }
         let mut beside = component.clone();
         beside.remove("config");
         let facts = Facts {
@@ -237,6 +240,27 @@ impl Checker {
                 }
                 None
             }
+        }
+    }
+
+    /// A driver of several forms that cannot tell which one is meant still knows all its keys.
+    fn unknown_in_all_forms(&mut self, pointer: &str, schema: &Value, config: &Value) {
+        let known = words::properties(schema, schema);
+        let keys = config.as_object().into_iter().flatten();
+        for (key, _) in keys.filter(|(key, _)| known.iter().all(|(name, _)| name != *key)) {
+            if known.is_empty() {
+                continue;
+            }
+            let meant = words::similar(key, known.iter().map(|(name, _)| name.as_str()));
+            let finding = Finding {
+                pointer: String::new(),
+                help: meant
+                    .as_ref()
+                    .map(|meant| format!("did you mean `{meant}`?")),
+                at: At::Unknown(key.clone(), meant),
+                message: format!("unknown key `{key}`"),
+            };
+            self.finding(pointer, finding);
         }
     }
 
@@ -305,7 +329,14 @@ impl Checker {
             Some(own) => own,
         };
         let facts = self.plugin(&pointer, &folder.join(&plugin), plugins)?;
-        self.validate(&format!("{pointer}/config"), &facts.config_schema, &mut own);
+        let own_pointer = format!("{pointer}/config");
+        if self.validate(&own_pointer, &facts.config_schema, &mut own)
+            && !self.is_unset(&own_pointer)
+            && let Err(why) = (facts.try_config)(&own)
+        {
+            let message = format!("{} does not take this config: {why}", facts.id.name);
+            self.problem(&own_pointer, Problem::error("", message));
+        }
         let wasm = wasm?;
         let on_error = match wasm.on_error {
             Some(named) => named.into(),
@@ -400,7 +431,7 @@ impl Checker {
     }
 
     /// Keys one level too high: said once, with where they belong.
-    fn misplaced(&mut self, file: &Value) {
+    fn misplaced(&mut self, file: &mut Value) {
         let service = schema_of::<Service>();
         let tables = [
             ("source", entries(source::DRIVERS)),
@@ -409,7 +440,7 @@ impl Checker {
         ];
         let mut belongs: Vec<(String, String)> = words::properties(&service, &service)
             .into_iter()
-            .map(|(key, _)| (format!("/{key}"), "service".to_owned()))
+            .map(|(key, _)| (format!("/{key}"), "/service".to_owned()))
             .collect();
         for (component, drivers) in tables {
             let Some(name) = file[component]["driver"].as_str() else {
@@ -420,7 +451,10 @@ impl Checker {
                 .iter()
                 .flat_map(|driver| words::properties(&driver.schema, &driver.schema))
             {
-                belongs.push((format!("/{component}/{key}"), "config".to_owned()));
+                belongs.push((
+                    format!("/{component}/{key}"),
+                    format!("/{component}/config"),
+                ));
             }
         }
         for (pointer, owner) in belongs {
@@ -428,13 +462,15 @@ impl Checker {
             let (Some(key), true) = (located.key, located.whole) else {
                 continue;
             };
-            let message = format!("unknown key `{}`", key.name);
+            let (name, message) = (key.name.clone(), format!("unknown key `{}`", key.name));
             let place = (key.place.line, key.place.column);
+            let owner_name = owner.trim_start_matches('/').replace('/', ".");
             for one in &mut self.found {
                 if (one.line, one.column) == place && one.message == message {
-                    one.help = Some(format!("`{}` belongs under `{owner}`", key.name));
+                    one.help = Some(format!("`{name}` belongs under `{owner_name}`"));
                 }
             }
+            put(file, &owner, name, located.node.to_json());
         }
     }
 
@@ -522,6 +558,7 @@ impl Checker {
         let located = self.root.locate(&format!("{prefix}{}", finding.pointer));
         let place = match &finding.at {
             At::Value => value_place(located),
+            At::Missing(_) if prefix.is_empty() && finding.pointer.is_empty() => Place::default(),
             At::Missing(_) => located.owner(),
             At::Unknown(key, _) => match located.node.entry(key) {
                 Some((key, _)) => key.place,
@@ -538,7 +575,17 @@ impl Checker {
     }
 
     fn problem(&mut self, prefix: &str, problem: Problem) {
-        let located = self.root.locate(&format!("{prefix}{}", problem.pointer));
+        // `../stream_schema`: beside the config.
+        let pointer = match problem.pointer.strip_prefix("..") {
+            Some(beside) => {
+                let component = prefix
+                    .rsplit_once('/')
+                    .map_or("", |(component, _)| component);
+                format!("{component}{beside}")
+            }
+            None => format!("{prefix}{}", problem.pointer),
+        };
+        let located = self.root.locate(&pointer);
         let near = located.node.expanded();
         self.report(
             value_place(located),
@@ -557,12 +604,7 @@ impl Checker {
         warning: bool,
         near_expanded: bool,
     ) {
-        let inside = |(line, column): &(usize, usize)| {
-            let columns = place.column..place.column + place.width;
-            *line == place.line && columns.contains(column)
-                || (place.line + 1..=place.line_end).contains(line)
-        };
-        if self.unset.iter().any(inside) {
+        if self.unset.iter().any(|at| place.contains(*at)) {
             return;
         }
         // Whatever a driver or a plugin says: no expanded value in it (I7).
@@ -575,11 +617,17 @@ impl Checker {
         self.found.push(diagnostic);
     }
 
+    /// Whether a name in the value at `pointer` could not be expanded.
     fn is_unset(&self, pointer: &str) -> bool {
-        let place = self.root.locate(pointer).place();
-        self.unset
-            .iter()
-            .any(|(line, column)| *line == place.line && *column >= place.column)
+        fn holds(node: &Node, unset: &[(usize, usize)]) -> bool {
+            match &node.kind {
+                Kind::List(items, _) => items.iter().any(|item| holds(item, unset)),
+                Kind::Map(entries, _) => entries.iter().any(|(_, value)| holds(value, unset)),
+                _ => unset.iter().any(|at| node.place.contains(*at)),
+            }
+        }
+        let located = self.root.locate(pointer);
+        located.whole && holds(located.node, &self.unset)
     }
 
     /// Expands `sink.config` again with today's environment and files.
@@ -613,6 +661,21 @@ impl Checker {
             words::coerce(&schema, &mut config, &is_expanded, &resolved);
             Ok(config)
         })
+    }
+}
+
+/// Puts a misplaced value where it belongs, so that it is not missed there as well.
+fn put(file: &mut Value, owner: &str, key: String, value: Value) {
+    let (parent, last) = owner.rsplit_once('/').unwrap_or_default();
+    let Some(parent) = file.pointer_mut(parent).and_then(Value::as_object_mut) else {
+        return;
+    };
+    let map = parent.entry(last).or_insert(Value::Null);
+    if map.is_null() {
+        *map = Value::Object(Map::new());
+    }
+    if let Some(map) = map.as_object_mut() {
+        map.entry(key).or_insert(value);
     }
 }
 

@@ -4,6 +4,7 @@
 //! the environment and what plugins say of themselves.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -27,8 +28,11 @@ pub use plan::Plan;
 pub use schema::schema;
 pub use spec::{FILE_BYTES_MAX, Spec};
 
+/// Lets a plugin read its config as it would at the start of a run; an error is in its own words.
+pub type TryConfig = dyn Fn(&Value) -> Result<(), String> + Send + Sync;
+
 /// What a plugin says of itself, found out before the check.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PluginFacts {
     /// The component file; a crate folder was built to it.
     pub artifact: PathBuf,
@@ -36,6 +40,8 @@ pub struct PluginFacts {
     pub id: PluginId,
     /// The JSON Schema of its config.
     pub config_schema: Value,
+    /// Asked once the config fits the schema.
+    pub try_config: Arc<TryConfig>,
 }
 
 /// Finds out about the plugin at a path (relative paths were joined to the pipeline file's folder).

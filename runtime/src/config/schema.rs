@@ -194,13 +194,23 @@ fn strip(schema: &mut Value) {
     }
 }
 
-/// Moves `$defs` of a root that becomes a part, and the references to them.
+/// Moves the `$defs` of a root that becomes a part, and the references to them, to the file's own.
+/// A driver of several forms has such roots inside its schema.
 fn hoist(schema: &mut Value, prefix: &str, defs: &mut Map<String, Value>) {
+    for key in ["anyOf", "oneOf"] {
+        let forms = schema.get_mut(key).and_then(Value::as_array_mut);
+        for (index, form) in forms.into_iter().flatten().enumerate() {
+            if form.get("$defs").is_some() {
+                hoist(form, &format!("{prefix}.{index}"), defs);
+                strip(form);
+            }
+        }
+    }
     let own = schema
         .as_object_mut()
         .and_then(|object| object.remove("$defs"));
-    rename(schema, prefix);
     if let Some(Value::Object(own)) = own {
+        rename(schema, prefix);
         for (name, mut definition) in own {
             rename(&mut definition, prefix);
             defs.insert(format!("{prefix}.{name}"), definition);
@@ -214,7 +224,10 @@ fn rename(schema: &mut Value, prefix: &str) {
             for (key, value) in object.iter_mut() {
                 match value {
                     Value::String(reference) if key == "$ref" => {
-                        if let Some(name) = reference.strip_prefix("#/$defs/") {
+                        // One that has a dot was moved before.
+                        if let Some(name) = reference.strip_prefix("#/$defs/")
+                            && !name.contains('.')
+                        {
                             *reference = format!("#/$defs/{prefix}.{name}");
                         }
                     }

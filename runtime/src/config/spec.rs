@@ -31,6 +31,14 @@ pub struct Place {
     pub line_end: usize,
 }
 
+impl Place {
+    /// Whether a line and column are inside it.
+    pub(super) fn contains(&self, (line, column): (usize, usize)) -> bool {
+        line == self.line && (self.column..self.column + self.width).contains(&column)
+            || (self.line + 1..=self.line_end).contains(&line)
+    }
+}
+
 /// A value with its place.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -294,9 +302,9 @@ impl Spec {
 
     fn place(&self, span: Span, block: bool) -> Place {
         let (start, end) = (span.start, span.end);
-        let line_length = self.line(start.line()).chars().count();
+        let line_length = self.line(start.line()).trim_end().chars().count();
         let width = if block {
-            1
+            line_length.saturating_sub(start.col())
         } else if end.line() == start.line() {
             end.col().saturating_sub(start.col())
         } else {
@@ -404,7 +412,7 @@ impl<'a> Builder<'a> {
                 let kind = match tag.as_deref() {
                     Some("tag:yaml.org,2002:str" | "!") => Kind::Text(text.into_owned()),
                     Some(tag) if !tag.starts_with("tag:yaml.org,2002:") => {
-                        return Err(self.tagged(place, tag));
+                        return Err(self.tagged(span.tag_span().unwrap_or(span), tag));
                     }
                     _ if style == ScalarStyle::Plain => resolve(&text),
                     _ => Kind::Text(text.into_owned()),
@@ -471,7 +479,7 @@ impl<'a> Builder<'a> {
     ) -> Result<(), Fatal> {
         let place = self.spec.place(span, !flow);
         if let Some(tag) = tag.filter(|tag| !tag.starts_with("tag:yaml.org,2002:")) {
-            return Err(self.tagged(place, &tag));
+            return Err(self.tagged(span.tag_span().unwrap_or(span), &tag));
         }
         if self.open.len() >= DEPTH_MAX {
             return Err(self.too_deep(place));
@@ -565,16 +573,12 @@ impl<'a> Builder<'a> {
     }
 
     fn too_deep(&self, place: Place) -> Fatal {
-        self.fatal(
-            place,
-            format!("lists and maps are nested deeper than {DEPTH_MAX} levels"),
-            "no pipeline needs that: look for a bracket or an indentation gone wrong",
-        )
+        self.fatal(place, too_deep_words(), TOO_DEEP_HELP)
     }
 
-    fn tagged(&self, place: Place, tag: &str) -> Fatal {
+    fn tagged(&self, span: Span, tag: &str) -> Fatal {
         self.fatal(
-            place,
+            self.spec.place(span, false),
             format!("the tag `{tag}` means nothing here"),
             "remove it; quote the value if it should start with `!`",
         )
@@ -583,14 +587,39 @@ impl<'a> Builder<'a> {
     fn syntax(&self, error: &ScanError) -> Fatal {
         let marker = error.marker();
         let line = marker.line().clamp(1, self.spec.lines.len().max(1));
-        let length = self.spec.line(line).chars().count();
-        let place = Place {
+        let text = self.spec.line(line);
+        let length = text.chars().count();
+        let mut place = Place {
             line,
             column: marker.col().min(length) + 1,
             width: 1,
             line_end: line,
         };
-        let (message, help) = syntax_words(error, self.spec.line(line));
+        let indent = text.chars().take_while(|c| c.is_whitespace());
+        if let Some(tab) = indent.clone().position(|c| c == '\t') {
+            place.column = tab + 1;
+            return self.fatal(
+                place,
+                "a tab is used for indentation",
+                "YAML is indented with spaces",
+            );
+        }
+        let bracket = self.open.iter().rev().find(|open| {
+            matches!(open.node.kind, Kind::List(_, true) | Kind::Map(_, true))
+                && open.node.place.line < line
+        });
+        if let Some(bracket) = bracket {
+            let place = Place {
+                width: 1,
+                ..bracket.node.place
+            };
+            return self.fatal(
+                place,
+                format!("this bracket is not closed before line {line}"),
+                "close it, or put quotes around a value that starts with a bracket",
+            );
+        }
+        let (message, help) = syntax_words(error);
         match help {
             Some(help) => self.fatal(place, message, help),
             None => Box::new(self.spec.error(place, message)),
@@ -617,41 +646,63 @@ impl Key {
 }
 
 /// What a scan error means for the person who wrote the line.
-fn syntax_words(error: &ScanError, line: &str) -> (String, Option<&'static str>) {
+fn syntax_words(error: &ScanError) -> (String, Option<&'static str>) {
     use ErrorKind::{
-        TabAtBlockScalarStart, TabInBlockIndentation, TabInIndentation, TabInPlainScalar,
-        TabNotAllowed, UnknownAnchor,
+        DocumentIndicatorInQuotedScalar, ExpectedBlockMappingKey, ExpectedBlockSequenceEntry,
+        InvalidIndentation, InvalidQuotedScalarIndent, InvalidSimpleKey, MappingValueNotAllowed,
+        MisplacedFlowCollectionEnd, RecursionLimitExceeded, SimpleKeyExpected, TabInPlainScalar,
+        TabNotAllowed, UnclosedQuotedScalar, UnknownAnchor, UnknownQuotedScalarEscape,
     };
-    let indented_by_tab = line
-        .chars()
-        .take_while(|c| c.is_whitespace())
-        .any(|c| c == '\t');
     let info = error.info();
-    match error.kind() {
-        TabNotAllowed
-        | TabInBlockIndentation
-        | TabInIndentation
-        | TabAtBlockScalarStart
-        | TabInPlainScalar => (
-            "a tab is used for indentation".to_owned(),
-            Some("YAML is indented with spaces"),
-        ),
-        _ if indented_by_tab => (
-            "a tab is used for indentation".to_owned(),
-            Some("YAML is indented with spaces"),
-        ),
+    let (message, help) = match error.kind() {
+        TabNotAllowed | TabInPlainScalar => ("a tab stands where only spaces may", "use spaces"),
         UnknownAnchor => (
-            "this alias names no anchor above it".to_owned(),
-            Some(
-                "an anchor is written `&name` before the value; quote a value that starts with `*`",
-            ),
+            "this alias names no anchor above it",
+            "an anchor is written `&name` before the value; quote a value that starts with `*`",
         ),
-        _ if info.contains("nest") || info.contains("recursion") => (
-            format!("lists and maps are nested deeper than {DEPTH_MAX} levels"),
-            Some("no pipeline needs that: look for a bracket or an indentation gone wrong"),
+        MappingValueNotAllowed => (
+            "a key cannot start here: this line already has a value",
+            "quote a value with `: ` in it, or start a new line",
         ),
-        _ => (format!("this is not YAML: {info}"), None),
-    }
+        ExpectedBlockMappingKey | ExpectedBlockSequenceEntry | InvalidIndentation => (
+            "the indentation fits none of the lines above",
+            "keys of one map, and items of one list, start in the same column",
+        ),
+        UnclosedQuotedScalar | InvalidQuotedScalarIndent | DocumentIndicatorInQuotedScalar => (
+            "a quote that is opened above is not closed before this",
+            "close it; a text of several lines is indented, or written after `|`",
+        ),
+        UnknownQuotedScalarEscape => (
+            "this backslash escapes nothing that YAML knows",
+            "write `\\\\` for a backslash, or use single quotes",
+        ),
+        MisplacedFlowCollectionEnd => (
+            "this bracket closes nothing",
+            "remove it, or put quotes around the value",
+        ),
+        SimpleKeyExpected | InvalidSimpleKey => (
+            "a `:` is missing after this key",
+            "write `key: value`, with a space after the colon",
+        ),
+        RecursionLimitExceeded => return (too_deep_words(), Some(TOO_DEEP_HELP)),
+        _ if info.contains("nest") || info.contains("recursion") => {
+            return (too_deep_words(), Some(TOO_DEEP_HELP));
+        }
+        _ => {
+            let what = info
+                .rsplit_once(", ")
+                .map_or(info.as_str(), |(_, what)| what);
+            return (format!("this is not YAML: {what}"), None);
+        }
+    };
+    (message.to_owned(), Some(help))
+}
+
+const TOO_DEEP_HELP: &str =
+    "no pipeline needs that: look for a bracket or an indentation gone wrong";
+
+fn too_deep_words() -> String {
+    format!("lists and maps are nested deeper than {DEPTH_MAX} levels")
 }
 
 /// What a plain scalar stands for (YAML 1.2 core schema).
