@@ -8,6 +8,8 @@ use serde_json::Value;
 use crate::driver::{Driver, Facts, Problem};
 use crate::sink::SinkPlan;
 
+pub mod server;
+
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
     name: "websocket",
