@@ -119,7 +119,16 @@ impl Checkpoint {
         if *from == settled.below {
             settled.below = *to;
         } else {
-            settled.beyond.insert(*from, *to);
+            // Joined with the range before it, so that only gaps count towards the bound.
+            match settled
+                .beyond
+                .range_mut(..*from)
+                .next_back()
+                .filter(|(_, end)| **end == *from)
+            {
+                Some((_, end)) => *end = *to,
+                None => drop(settled.beyond.insert(*from, *to)),
+            }
         }
         while let Some(entry) = settled.beyond.first_entry() {
             if *entry.key() != settled.below {

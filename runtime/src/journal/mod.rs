@@ -10,7 +10,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -60,7 +60,7 @@ pub struct Chunk {
     /// Where each record's own bytes are in the wire.
     pub records: Arc<[(u32, u32)]>,
     /// When it was made, for retention by age and for latency.
-    pub made_at: Option<SystemTime>,
+    pub made_at: Option<Instant>,
 }
 
 impl Chunk {
@@ -165,11 +165,11 @@ pub trait Journal: Send + Sync {
     /// Appends a chunk (its `first` is set here) together with the checkpoint steps that it
     /// completes, atomically. Waits while a pin holds the space that it needs (back-pressure, I4).
     /// A chunk without frames only moves the checkpoint.
-    fn append<'a>(
-        &'a self,
+    fn append(
+        &self,
         chunk: Chunk,
-        settled: &'a [Delta],
-    ) -> BoxFuture<'a, Result<Position, JournalError>>;
+        settled: Vec<Delta>,
+    ) -> BoxFuture<'_, Result<Position, JournalError>>;
 
     /// The chunk that holds `from`.
     fn read(&self, from: Position) -> Read;

@@ -1,1 +1,16 @@
-//! The pipeline engine.
+//! The pipeline engine: joins source, plugins, journal, sink and failover.
+//!
+//! [`build`] opens what a plan names; [`run`] is the one loop, the only caller of acknowledge and
+//! commit. [`workers`] runs the plugin chain on threads of its own and gives batches back in the
+//! order in which they were read. There is one engine for every source and every sink.
+
+mod account;
+mod build;
+mod drain;
+mod run;
+mod tolerance;
+mod workers;
+
+pub use account::Account;
+pub use build::{Pipeline, build};
+pub use run::{Ended, RunError};

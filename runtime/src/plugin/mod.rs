@@ -12,6 +12,16 @@ use serde_json::Value;
 
 use crate::record::Outputs;
 
+pub use chain::{Chain, ChainPlan};
+pub use crate_build::resolve;
+pub use describe::{describe, try_config};
+pub use engine::{Cache, Host};
+
+mod chain;
+mod crate_build;
+mod describe;
+mod engine;
+
 /// Bounds on what one instance may use (I4, I5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -108,22 +118,73 @@ pub struct Transformed {
     pub passed: u32,
 }
 
-/// The chain of a pipeline, shared by its workers.
-pub struct ChainPlan {
-    /// Who stands at each stage.
-    pub plugins: Vec<PluginId>,
-    /// What each stage's failures cost.
-    pub on_error: Vec<OnError>,
-    /// How many failures each stage may have.
-    pub tolerance: Vec<Option<Tolerance>>,
+/// The optional columns that a plugin reads; only these are carried across to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Columns {
+    /// Keys.
+    pub keys: bool,
+    /// Timestamps.
+    pub timestamps: bool,
+    /// Attributes.
+    pub attributes: bool,
+}
+
+/// What a plugin says of itself: enough to check a pipeline without running records.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// Who it is.
+    pub id: PluginId,
+    /// The plugin interface it was built for, as `wirefall:plugin/formatter@0.1.0`.
+    pub abi: String,
+    /// What it does, in a line.
+    pub about: String,
+    /// JSON Schema of its config.
+    pub config_schema: Value,
+    /// What it reads beside payloads.
+    pub columns: Columns,
+    /// What it imports, by name.
+    pub imports: Vec<String>,
+    /// Size of the component file.
+    pub size_bytes: u64,
+}
+
+/// Whose fault a [`PluginError`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PluginErrorKind {
+    /// The component, its crate, or its config is wrong (exit code 2).
+    Wrong,
+    /// The machine is: no cargo, no rustup, an unreadable file (exit code 3).
+    Environment,
 }
 
 /// Why a plugin cannot be used at all: known before the first record (I6).
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("plugin {plugin}: {message}")]
 pub struct PluginError {
+    /// Whose fault.
+    pub kind: PluginErrorKind,
     /// Path or name.
     pub plugin: String,
     /// What is wrong, and which side must change.
     pub message: String,
+}
+
+impl PluginError {
+    /// The component, its crate or its config is wrong.
+    pub fn wrong(plugin: impl ToString, message: impl Into<String>) -> Self {
+        Self {
+            kind: PluginErrorKind::Wrong,
+            plugin: plugin.to_string(),
+            message: message.into(),
+        }
+    }
+
+    /// The machine lacks something.
+    pub fn environment(plugin: impl ToString, message: impl Into<String>) -> Self {
+        Self {
+            kind: PluginErrorKind::Environment,
+            plugin: plugin.to_string(),
+            message: message.into(),
+        }
+    }
 }

@@ -13,8 +13,18 @@ use crate::driver::Driver;
 use crate::journal::BoxFuture;
 use crate::record::{Batch, Partition};
 
+mod file;
+mod lines;
+mod playground;
+mod position_file;
+mod stdin;
+
+#[cfg(test)]
+mod compliance;
+
 /// Every source that a pipeline can name.
-pub static DRIVERS: &[&Driver<Box<dyn SourcePlan>>] = &[];
+pub static DRIVERS: &[&Driver<Box<dyn SourcePlan>>] =
+    &[&stdin::DRIVER, &file::DRIVER, &playground::DRIVER];
 
 /// When a batch is closed, whichever comes first.
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +96,15 @@ pub trait Committer: Send {
         &'a mut self,
         checkpoint: &'a Checkpoint,
     ) -> BoxFuture<'a, Result<(), SourceError>>;
+}
+
+/// The committer of a source that has nothing to remember: a pipe, made-up data.
+pub struct Forgetful;
+
+impl Committer for Forgetful {
+    fn commit<'a>(&'a mut self, _: &'a Checkpoint) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// Why a source cannot go on.

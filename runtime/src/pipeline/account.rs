@@ -1,0 +1,106 @@
+//! The account of a run (I2): every input in exactly one place.
+//!
+//! Owns the numbers and how they are shown. Only the loop counts.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::sink::{Delivered, Delivery};
+use crate::source::Oddities;
+
+/// Where every input of a run went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// Inputs that the source gave.
+    pub read: u64,
+    /// Confirmed by the peer at the `ack` level (client mode, plain sinks).
+    pub delivered: u64,
+    /// Appended to the journal for subscribers (server mode).
+    pub published: u64,
+    /// Inputs for which the plugins emitted nothing.
+    pub filtered: u64,
+    /// Safe in the failover.
+    pub failed_over: u64,
+    /// Dropped because the configuration says so.
+    pub dropped: u64,
+    /// Neither of these: the source still has them, or the failover was given them at the end.
+    pub unconfirmed: u64,
+    /// Of the delivered or published ones: those that a plugin failed on and `on_error: pass` let go.
+    pub passed: u64,
+    /// Records that were sent more than once.
+    pub resent: u64,
+    /// Connections after the first.
+    pub reconnects: u64,
+    /// Empty lines, which are no records.
+    pub empty_lines: u64,
+}
+
+impl Account {
+    /// Whether every input is in exactly one place.
+    pub fn balances(&self) -> bool {
+        let settled = self.delivered + self.published + self.filtered + self.failed_over;
+        self.read == settled + self.dropped + self.unconfirmed
+    }
+
+    /// Counts `inputs` as settled the way the sink settles them.
+    pub(super) fn settle(&mut self, delivery: Delivery, inputs: u64) {
+        match delivery {
+            Delivery::Confirmed => self.delivered += inputs,
+            Delivery::Published => self.published += inputs,
+        }
+    }
+
+    pub(super) fn close(&mut self, delivered: Delivered, oddities: Oddities) {
+        self.resent = delivered.resent;
+        self.reconnects = delivered.reconnects;
+        self.empty_lines = oddities.empty_lines;
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "read {}", self.read)?;
+        let always = ["delivered", "filtered", "failed over", "unconfirmed"];
+        let places = [
+            ("delivered", self.delivered),
+            ("published", self.published),
+            ("filtered", self.filtered),
+            ("failed over", self.failed_over),
+            ("dropped", self.dropped),
+            ("unconfirmed", self.unconfirmed),
+            ("passed unchanged", self.passed),
+            ("sent again", self.resent),
+            ("reconnects", self.reconnects),
+            ("empty lines", self.empty_lines),
+        ];
+        for (name, count) in places {
+            let instead = name == "delivered" && self.published > 0;
+            if count > 0 || (always.contains(&name) && !instead) {
+                write!(f, " · {name} {count}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i2_an_input_in_no_place_is_noticed() {
+        let account = Account { read: 3, delivered: 1, filtered: 1, ..Account::default() };
+        assert!(!account.balances());
+        assert!(Account { dropped: 1, ..account }.balances());
+    }
+
+    #[test]
+    fn shows_what_matters_and_leaves_out_what_is_not() {
+        let account = Account { read: 3, published: 2, filtered: 1, ..Account::default() };
+        assert_eq!(
+            account.to_string(),
+            "read 3 · published 2 · filtered 1 · failed over 0 · unconfirmed 0"
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! The `stdin` source: newline-delimited records, or blocks of bytes, from standard input.
+//!
+//! Owns a thread that reads, because nothing else can wait for a pipe. Remembers nothing: what was
+//! read is gone from the pipe, so it cannot be replayed.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use super::lines::Lines;
+use super::{
+    BatchLimits, Forgetful, Oddities, Reader, Source, SourceContext, SourceError, SourcePlan,
+};
+use crate::checkpoint::Checkpoint;
+use crate::driver::{self, Driver, Facts, Problem};
+use crate::journal::BoxFuture;
+use crate::record::{Batch, Partition, Records};
+use crate::units::ByteSize;
+
+/// The table entry.
+pub static DRIVER: Driver<Box<dyn SourcePlan>> = Driver {
+    name: "stdin",
+    about: "records from standard input, a line each",
+    schema: |_| schemars::schema_for!(Config),
+    check,
+    ignored_keys: &[],
+};
+
+/// Bytes read at once; also asked of the pipe, whose default is a quarter of it.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// Batches read ahead of the pipeline (I4).
+const AHEAD_MAX: usize = 2;
+
+/// Config of the `stdin` source.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    /// `lines`: a record a line. `bytes`: a record is whatever one read returns.
+    framing: Cut,
+    /// Longest line; a longer one ends the run with its place.
+    line_max: ByteSize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Cut {
+    Lines,
+    Bytes,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            framing: Cut::Lines,
+            line_max: ByteSize(1 << 20),
+        }
+    }
+}
+
+fn check(config: Value, _facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Problem>> {
+    Ok(Box::new(driver::read::<Config>(config)?))
+}
+
+impl SourcePlan for Config {
+    fn describe(&self) -> String {
+        "stdin".to_owned()
+    }
+
+    fn replayable(&self) -> bool {
+        false
+    }
+
+    fn open(&self, context: SourceContext) -> BoxFuture<'_, Result<Source, SourceError>> {
+        Box::pin(async move {
+            let (batches, received) = mpsc::channel(AHEAD_MAX);
+            let config = self.clone();
+            std::thread::Builder::new()
+                .name("stdin".to_owned())
+                .spawn(move || match config.framing {
+                    Cut::Lines => read_lines(&config, context.limits, &batches),
+                    Cut::Bytes => read_blocks(context.limits, &batches),
+                })
+                .map_err(|error| SourceError::io("starting the stdin thread", error))?;
+            Ok(Source {
+                reader: Box::new(Stdin {
+                    received,
+                    oddities: Oddities::default(),
+                }),
+                committer: Box::new(Forgetful),
+                start: Checkpoint::default(),
+            })
+        })
+    }
+}
+
+/// What the thread sends: a batch, and what it met beside records so far.
+type Sent = Result<(Batch, Oddities), SourceError>;
+
+struct Stdin {
+    received: mpsc::Receiver<Sent>,
+    oddities: Oddities,
+}
+
+impl Reader for Stdin {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Batch>, SourceError>> {
+        Box::pin(async {
+            match self.received.recv().await {
+                None => Ok(None),
+                Some(Err(error)) => Err(error),
+                Some(Ok((batch, oddities))) => {
+                    self.oddities = oddities;
+                    Ok((!batch.records.is_empty()).then_some(batch))
+                }
+            }
+        })
+    }
+
+    fn oddities(&self) -> Oddities {
+        self.oddities
+    }
+}
+
+fn partition() -> Partition {
+    Partition::new("stdin")
+}
+
+fn read_lines(config: &Config, limits: BatchLimits, batches: &mpsc::Sender<Sent>) {
+    let mut lines = Lines::new(partition(), limits, config.line_max.0 as usize, 0);
+    let mut block = vec![0; BLOCK_BYTES];
+    let mut waiting_since = None;
+    widen_pipe();
+    let end = loop {
+        if lines.waiting() > 0 {
+            let since = *waiting_since.get_or_insert_with(Instant::now);
+            if !input_within(limits.wait.saturating_sub(since.elapsed())) {
+                waiting_since = None;
+                if !lines
+                    .take()
+                    .is_none_or(|b| batches.blocking_send(Ok((b, lines.oddities()))).is_ok())
+                {
+                    return;
+                }
+                continue;
+            }
+        }
+        let count = match std::io::stdin().lock().read(&mut block) {
+            Ok(0) => break Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => break Err(SourceError::io("reading standard input", error)),
+        };
+        let mut bytes = &block[..count];
+        let mut failed = None;
+        while !bytes.is_empty() {
+            match lines.feed(&mut bytes, limits.records_max) {
+                Ok(None) => {}
+                Ok(Some(batch)) => {
+                    waiting_since = None;
+                    if batches
+                        .blocking_send(Ok((batch, lines.oddities())))
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        if let Some(error) = failed {
+            break Err(error);
+        }
+    };
+    let last = match &end {
+        Ok(()) => lines.finish(),
+        Err(_) => lines.take(),
+    };
+    // The pipeline may be gone already; then nobody needs the rest.
+    let last = last.unwrap_or_else(|| empty(lines.taken_to()));
+    let _ = batches.blocking_send(Ok((last, lines.oddities())));
+    if let Err(error) = end {
+        let _ = batches.blocking_send(Err(error));
+    }
+}
+
+/// A batch that only carries the last oddities; `next` takes it for the end.
+fn empty(start: u64) -> Batch {
+    Batch {
+        number: 0,
+        partition: partition(),
+        start,
+        positions: Vec::new(),
+        records: Records::default(),
+    }
+}
+
+fn read_blocks(limits: BatchLimits, batches: &mpsc::Sender<Sent>) {
+    let mut block = vec![0; BLOCK_BYTES.min(limits.bytes_max)];
+    let mut offset = 0;
+    loop {
+        let sent = match std::io::stdin().lock().read(&mut block) {
+            Ok(0) => return,
+            Ok(count) => {
+                let start = offset;
+                offset += count as u64;
+                let records = Records::of_payloads([&block[..count]].into_iter().collect());
+                let positions = vec![offset];
+                Ok((
+                    Batch {
+                        number: 0,
+                        partition: partition(),
+                        start,
+                        positions,
+                        records,
+                    },
+                    Oddities::default(),
+                ))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => Err(SourceError::io("reading standard input", error)),
+        };
+        let failed = sent.is_err();
+        if batches.blocking_send(sent).is_err() || failed {
+            return;
+        }
+    }
+}
+
+/// Waits until standard input has something (or its end) for at most `wait`.
+fn input_within(wait: Duration) -> bool {
+    let mut poll = libc::pollfd {
+        fd: libc::STDIN_FILENO,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // Rounded up: rounding down would spin through the last millisecond.
+    let wait_ms = wait.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+    // SAFETY: one valid pollfd is passed with its count, and poll keeps no pointer to it.
+    let ready = unsafe { libc::poll(&mut poll, 1, wait_ms) };
+    ready != 0
+}
+
+/// Asks for a larger pipe, so that the writer is woken less often. Refused is as well.
+fn widen_pipe() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: fcntl on a descriptor number touches no memory of ours.
+    unsafe {
+        libc::fcntl(
+            libc::STDIN_FILENO,
+            libc::F_SETPIPE_SZ,
+            BLOCK_BYTES as libc::c_int,
+        );
+    }
+}
