@@ -25,6 +25,8 @@ mod http;
 mod inbound;
 mod release;
 mod subscriber;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Config, check, schema};
 
@@ -283,7 +285,6 @@ async fn serve(stream: TcpStream, peer: SocketAddr, hub: &Arc<Hub>) {
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .max_buf_size(HEAD_BYTES_MAX)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     // Twice: for the request, and for the peer to take the answer.

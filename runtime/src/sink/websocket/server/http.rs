@@ -23,6 +23,7 @@ use super::{Hub, subscriber};
 /// The subprotocol of frames without anything else; the same as asking for none.
 const PLAIN: &str = "wirefall.plain";
 
+/// What is answered. Every connection but an upgraded one is for one request: `Connection: close`.
 type Answer = Response<Full<Bytes>>;
 
 /// The page at `/`: no address but its own.
@@ -187,7 +188,7 @@ fn handshake(request: &Request<Incoming>) -> Result<String, Answer> {
             "this is a WebSocket stream: connect with ws://",
         );
         put(&mut answer, header::UPGRADE, "websocket");
-        put(&mut answer, header::CONNECTION, "Upgrade");
+        put(&mut answer, header::CONNECTION, "Upgrade, close");
         return Err(answer);
     }
     if !names(header::SEC_WEBSOCKET_VERSION, "13") {
@@ -236,6 +237,7 @@ fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
 
 fn page(page: &Page) -> Answer {
     let mut answer = Response::new(Full::new(page.html.clone()));
+    put(&mut answer, header::CONNECTION, "close");
     put(
         &mut answer,
         header::CONTENT_TYPE,
@@ -254,6 +256,7 @@ fn page(page: &Page) -> Answer {
 fn text(status: StatusCode, message: &str) -> Answer {
     let mut answer = Response::new(Full::new(format!("{message}\n").into()));
     *answer.status_mut() = status;
+    put(&mut answer, header::CONNECTION, "close");
     put(
         &mut answer,
         header::CONTENT_TYPE,
