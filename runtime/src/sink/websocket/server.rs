@@ -28,7 +28,7 @@ mod subscriber;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, check, schema};
+pub use config::{check, schema};
 
 /// Most bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;

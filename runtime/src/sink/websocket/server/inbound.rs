@@ -12,6 +12,8 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
+use crate::sink::websocket::session::PING_BYTES;
+
 /// Largest message that is taken from a subscriber, who has nothing to say.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// The library's read buffer, which it allocates for each connection.
@@ -103,9 +105,9 @@ impl Inbound {
     }
 
     /// Queues a Ping.
-    pub(super) fn ping(&mut self) {
+    pub(super) fn ping(&mut self, payload: [u8; PING_BYTES]) {
         // Fails only once a Close was queued, and then none is needed.
-        let _ = self.0.send(Message::Ping(Default::default()));
+        let _ = self.0.send(Message::Ping(payload.to_vec().into()));
     }
 
     /// Queues a Close, unless there was one.

@@ -2,10 +2,12 @@
 //!
 //! Owns the socket, and is its only writer: shared frames from the journal, and between two frames
 //! the control frames that `inbound` made. Never holds a queue: what the kernel does not take stays in
-//! the journal, but for the rest of one frame. Called by `http`.
+//! the journal, but for the rest of one frame. The session says what is next. Called by
+//! `http`.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
+use std::ops::{ControlFlow, Range};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -18,10 +20,11 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use super::inbound::{Heard, Inbound};
 use super::release::Signal;
 use super::{AtEnd, Hub};
-use crate::journal::{Chunk, Position, Read};
+use crate::journal::{Chunk, Marks, Read};
+use crate::sink::websocket::session::{Order, Piece, Rules, Session, Step};
 
 /// Bytes that are gathered for one write.
-const WRITE_BYTES: usize = 64 * 1024;
+const WRITE_BYTES: u64 = 64 * 1024;
 /// Chunks that are gathered for one write.
 const WRITE_CHUNKS: usize = 16;
 /// Writes, or reads, after which others have their turn.
@@ -32,6 +35,8 @@ const READ_BYTES: usize = 4096;
 const OUTBOX_BYTES_MAX: usize = 4096;
 /// Longest wait for the answer to our Close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest sleep where nothing is due.
+const IDLE: Duration = Duration::from_secs(3600);
 /// Closed because the journal no longer has what comes next.
 const FELL_BEHIND: CloseCode = CloseCode::Library(4008);
 
@@ -52,7 +57,7 @@ enum End {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Frames go out.
+    /// The session says what goes out.
     Streaming,
     /// Our Close is queued or out; its answer is awaited until the deadline.
     Closing { until: Instant, end: End },
@@ -69,6 +74,16 @@ enum Wrote {
     Blocked,
     /// There is more, and others wait.
     Turn,
+}
+
+/// What the session says is next.
+enum Next {
+    /// Frames of the journal.
+    Frames(Order),
+    /// A control frame that was queued just now.
+    Control,
+    /// Nothing before an event.
+    Nothing,
 }
 
 /// Serves a subscriber until it leaves, falls behind, or the run ends.
@@ -93,77 +108,85 @@ struct Subscriber<'a> {
     stream: TcpStream,
     inbound: Inbound,
     signal: watch::Receiver<Signal>,
-    /// The next record to send.
-    position: Position,
+    session: Session,
+    started: Instant,
     /// Bytes that must go out before anything else: of a frame that was cut, or control frames.
     rest: Vec<u8>,
     rest_written: usize,
     stage: Stage,
-    heard_at: Instant,
-    pinged_at: Option<Instant>,
-    /// Since when the kernel takes nothing.
-    blocked_at: Option<Instant>,
+    /// The kernel took nothing at the last try.
+    blocked: bool,
+    /// When the session is to be asked again although nothing happens.
+    wake: Option<Duration>,
 }
 
 impl<'a> Subscriber<'a> {
     fn new(hub: &'a Hub, stream: TcpStream) -> Self {
+        let timing = &hub.plan.timing;
+        let rules = Rules {
+            write_timeout: timing.write_timeout,
+            confirm_timeout: timing.ping_interval,
+            ping_interval: timing.ping_interval,
+            ..Rules::accepted()
+        };
+        let newest = hub.context.journal.marks().borrow().durable;
+        let mut session = Session::new(rules, newest, fastrand::u64(..));
+        session.connected(Duration::ZERO);
         Self {
             signal: hub.released.watch(),
-            // From the newest on.
-            position: hub.context.journal.marks().borrow().durable,
             hub,
             stream,
             inbound: Inbound::new(),
+            session,
+            started: Instant::now(),
             rest: Vec::new(),
             rest_written: 0,
             stage: Stage::Streaming,
-            heard_at: Instant::now(),
-            pinged_at: None,
-            blocked_at: None,
+            blocked: false,
+            wake: None,
         }
     }
 
     async fn serve(&mut self) -> End {
         let hub = self.hub;
-        let mut alarm = pin!(sleep_until(self.deadline()));
+        let mut alarm = pin!(sleep_until(self.started + IDLE));
         loop {
-            let Ok(wrote) = self.write() else {
-                return self.ended(End::Left);
-            };
-            match (self.stage, wrote) {
-                (_, Wrote::Turn) => {
+            match self.write() {
+                ControlFlow::Break(end) => return end,
+                ControlFlow::Continue(Wrote::Turn) => {
                     tokio::task::yield_now().await;
                     continue;
                 }
-                (Stage::Closed { end, .. }, Wrote::All) => return end,
-                (Stage::Streaming, Wrote::All) if self.close_at_end() => continue,
-                _ => (),
+                ControlFlow::Continue(Wrote::All | Wrote::Blocked) => (),
             }
-            // Moved on lazily: re-arming a timer for every write would cost more than the write.
+            // Only brought forward here, and put off when it rings: to re-arm a timer for every write
+            // would cost more than the write.
             let deadline = self.deadline();
             if deadline < alarm.deadline() {
                 alarm.as_mut().reset(deadline);
             }
-            let blocked = wrote == Wrote::Blocked;
-            let interest = self.interest(blocked);
+            let blocked = self.blocked;
+            let interest = self.interest();
             tokio::select! {
                 ready = self.stream.ready(interest) => match ready {
                     Ok(ready) if ready.is_readable() || ready.is_read_closed() => {
                         if self.read().is_err() {
-                            return self.ended(End::Left);
+                            return self.broken();
                         }
                     }
                     Ok(_) => (),
-                    Err(_) => return self.ended(End::Left),
+                    Err(_) => return self.broken(),
                 },
                 // A stalled subscriber is not woken by what it cannot take.
                 _ = self.signal.changed(), if !blocked => (),
                 () = hub.context.stop.abort.cancelled(), if blocked => return End::Aborted,
                 () = &mut alarm => {
-                    if let Some(end) = self.on_time() {
-                        return end;
+                    let deadline = self.deadline();
+                    match self.stage {
+                        Stage::Closing { end, .. } | Stage::Closed { end, .. }
+                            if deadline <= Instant::now() => return end,
+                        _ => alarm.as_mut().reset(deadline.max(Instant::now())),
                     }
-                    alarm.as_mut().reset(self.deadline());
                 }
             }
             if self.signal.borrow().aborted {
@@ -173,50 +196,29 @@ impl<'a> Subscriber<'a> {
     }
 
     /// The end that a broken connection means here.
-    fn ended(&self, end: End) -> End {
+    fn broken(&self) -> End {
         match self.stage {
-            Stage::Streaming => end,
+            Stage::Streaming => End::Left,
             Stage::Closing { end, .. } | Stage::Closed { end, .. } => end,
         }
     }
 
-    fn interest(&mut self, blocked: bool) -> Interest {
+    fn interest(&mut self) -> Interest {
         let listens = self.inbound.outbox().len() < OUTBOX_BYTES_MAX;
-        match (listens, blocked) {
+        match (listens, self.blocked) {
             (true, true) => Interest::READABLE | Interest::WRITABLE,
             (true, false) => Interest::READABLE,
             (false, _) => Interest::WRITABLE,
         }
     }
 
-    /// When `on_time` is due.
     fn deadline(&self) -> Instant {
-        let timing = &self.hub.plan.timing;
-        match (self.stage, self.blocked_at) {
-            (Stage::Closing { until, .. } | Stage::Closed { until, .. }, _) => until,
-            (Stage::Streaming, Some(blocked_at)) => blocked_at + timing.write_timeout,
-            (Stage::Streaming, None) => {
-                self.pinged_at.unwrap_or(self.heard_at) + timing.ping_interval
-            }
-        }
-    }
-
-    /// Acts on a deadline that has passed; one that was moved on since is left for later.
-    fn on_time(&mut self) -> Option<End> {
-        let now = Instant::now();
-        if now < self.deadline() {
-            return None;
-        }
         match self.stage {
-            Stage::Closing { end, .. } | Stage::Closed { end, .. } => Some(end),
-            Stage::Streaming if self.blocked_at.is_some() || self.pinged_at.is_some() => {
-                Some(End::Dead)
-            }
-            Stage::Streaming => {
-                self.inbound.ping();
-                self.pinged_at = Some(now);
-                None
-            }
+            Stage::Closing { until, .. } | Stage::Closed { until, .. } => until,
+            Stage::Streaming => match self.wake {
+                Some(wake) => self.started + wake,
+                None => Instant::now() + IDLE,
+            },
         }
     }
 
@@ -235,11 +237,10 @@ impl<'a> Subscriber<'a> {
     }
 
     fn hear(&mut self, bytes: &[u8]) {
-        self.heard_at = Instant::now();
-        self.pinged_at = None;
+        self.session.heard(self.started.elapsed());
         if !matches!(self.stage, Stage::Closed { .. }) && self.inbound.hear(bytes) == Heard::Close {
-            let until = self.heard_at + CLOSE_TIMEOUT;
-            let end = self.ended(End::Left);
+            let until = Instant::now() + CLOSE_TIMEOUT;
+            let end = self.broken();
             self.stage = Stage::Closed { until, end };
         }
     }
@@ -250,124 +251,179 @@ impl<'a> Subscriber<'a> {
         self.stage = Stage::Closing { until, end };
     }
 
-    /// Closes where the subscriber has all that will ever come and is not to stay.
-    fn close_at_end(&mut self) -> bool {
-        let signal = *self.signal.borrow();
-        if !signal.marks.closed || self.position < signal.marks.head {
-            return false;
+    /// The journal as the session is to see it: it ends only for those who are not to stay.
+    fn marks(&mut self) -> Marks {
+        let signal = *self.signal.borrow_and_update();
+        let leaves = signal.draining || self.hub.plan.at_end == AtEnd::Exit;
+        Marks {
+            closed: signal.marks.closed && leaves,
+            ..signal.marks
         }
-        match (signal.draining, self.hub.plan.at_end) {
-            (true, _) => self.close(CloseCode::Away, "going away", End::Complete),
-            (false, AtEnd::Exit) => self.close(CloseCode::Normal, "end of stream", End::Complete),
-            (false, AtEnd::Serve) => return false,
-        }
-        true
     }
 
     /// Writes what is to go out, for a turn at most.
-    fn write(&mut self) -> io::Result<Wrote> {
+    fn write(&mut self) -> ControlFlow<End, Wrote> {
         for _ in 0..TURN {
-            let wrote = if self.rest.is_empty() {
+            if self.rest.is_empty() {
                 // Between two frames: what the library has to say goes first.
                 std::mem::swap(&mut self.rest, self.inbound.outbox());
-                if !self.rest.is_empty() {
-                    self.write_rest()
-                } else if self.stage != Stage::Streaming {
-                    return Ok(Wrote::All);
-                } else {
-                    match self.write_frames() {
-                        Some(wrote) => wrote,
-                        None if self.stage == Stage::Streaming => return Ok(Wrote::All),
-                        None => continue,
-                    }
-                }
-            } else {
+            }
+            let wrote = if !self.rest.is_empty() {
                 self.write_rest()
+            } else {
+                match self.stage {
+                    Stage::Streaming => match self.ask(WRITE_BYTES)? {
+                        Next::Frames(order) => self.write_frames(order),
+                        Next::Control => Ok(()),
+                        Next::Nothing => return ControlFlow::Continue(Wrote::All),
+                    },
+                    Stage::Closing { .. } => return ControlFlow::Continue(Wrote::All),
+                    Stage::Closed { end, .. } => return ControlFlow::Break(end),
+                }
             };
             match wrote {
-                Ok(()) => self.blocked_at = None,
+                Ok(()) => (),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.blocked_at.get_or_insert_with(Instant::now);
-                    return Ok(Wrote::Blocked);
+                    self.block();
+                    if self.stage == Stage::Streaming {
+                        self.ask(0)?;
+                    }
+                    return ControlFlow::Continue(Wrote::Blocked);
                 }
-                Err(error) => return Err(error),
+                Err(_) => return ControlFlow::Break(self.broken()),
             }
         }
-        Ok(Wrote::Turn)
+        ControlFlow::Continue(Wrote::Turn)
+    }
+
+    /// Asks the session what is next, and does what needs no socket.
+    fn ask(&mut self, room: u64) -> ControlFlow<End, Next> {
+        let marks = self.marks();
+        let now = self.started.elapsed();
+        ControlFlow::Continue(match self.session.next(now, room, marks) {
+            Step::Send(order) => Next::Frames(order),
+            Step::Ping(payload) => {
+                self.inbound.ping(payload);
+                Next::Control
+            }
+            Step::Close => {
+                let (code, reason) = match self.signal.borrow().draining {
+                    true => (CloseCode::Away, "going away"),
+                    false => (CloseCode::Normal, "end of stream"),
+                };
+                self.close(code, reason, End::Complete);
+                Next::Control
+            }
+            Step::Wait(wait) => {
+                self.wake = wait.until;
+                Next::Nothing
+            }
+            Step::Drop(_) => return ControlFlow::Break(End::Dead),
+            Step::Dial { .. } | Step::Poison(_) | Step::Done | Step::Fail(_) => {
+                return ControlFlow::Break(self.broken());
+            }
+        })
+    }
+
+    /// Notes that the kernel takes nothing; its time runs from the first refusal on.
+    fn block(&mut self) {
+        if !self.blocked {
+            self.blocked = true;
+            let whole = self.session.confirmed();
+            self.session.written(self.started.elapsed(), whole, false);
+        }
     }
 
     fn write_rest(&mut self) -> io::Result<()> {
         self.rest_written += self.stream.try_write(&self.rest[self.rest_written..])?;
+        self.blocked = false;
+        let now = self.started.elapsed();
         if self.rest_written == self.rest.len() {
             self.rest.clear();
             self.rest_written = 0;
+            self.session.written(now, self.session.position(), true);
+        } else {
+            self.session.written(now, self.session.confirmed(), false);
         }
         Ok(())
     }
 
-    /// Writes frames from the journal as they are, many in one call; `None` where there is none, or
-    /// where they are gone and the subscriber is told so.
-    fn write_frames(&mut self) -> Option<io::Result<()>> {
-        if self.position >= self.signal.borrow_and_update().marks.durable {
-            return None;
-        }
+    /// Writes frames from the journal as they are, many in one call; or closes, where they are gone.
+    fn write_frames(&mut self, mut order: Order) -> io::Result<()> {
         let mut gathered = [const { None }; WRITE_CHUNKS];
         let mut slices = [IoSlice::new(&[]); WRITE_CHUNKS];
-        let (mut count, mut bytes, mut next) = (0, 0, self.position);
-        while count < WRITE_CHUNKS && bytes < WRITE_BYTES {
-            match self.hub.context.journal.read(next) {
-                Read::Chunk(chunk) => {
-                    let start = chunk.frame_wire(chunk.frame_at(next)).start;
-                    bytes += chunk.wire.len() - start;
-                    next = chunk.end();
-                    gathered[count] = Some((chunk, start));
-                    count += 1;
-                }
+        let mut count = 0;
+        while count < WRITE_CHUNKS && order.bytes_max > 0 {
+            let chunk = match self.hub.context.journal.read(order.from) {
+                Read::Chunk(chunk) => chunk,
                 Read::Lost { tail } if count == 0 => {
-                    let lost = tail.since(self.position);
+                    let lost = tail.since(order.from);
                     let reason = format!("fell behind: {lost} records lost");
                     self.close(FELL_BEHIND, &reason, End::FellBehind { lost });
-                    return None;
+                    return Ok(());
                 }
                 Read::Wait | Read::Lost { .. } => break,
-            }
+            };
+            let Piece::Frames(frames) = order.cut(&chunk) else {
+                unreachable!("a subscriber starts at a chunk and moves by whole frames");
+            };
+            let piece = Piece::Frames(frames.clone());
+            let bytes = piece.wire(&chunk).len() as u64;
+            order.bytes_max = order.bytes_max.saturating_sub(bytes);
+            order.from = chunk.first.plus(piece.records(&chunk).end as u64);
+            gathered[count] = Some((chunk, frames));
+            count += 1;
         }
-        for (slice, (chunk, start)) in slices.iter_mut().zip(gathered.iter().flatten()) {
-            *slice = IoSlice::new(&chunk.wire[*start..]);
+        for (slice, (chunk, frames)) in slices.iter_mut().zip(gathered.iter().flatten()) {
+            *slice = IoSlice::new(&chunk.wire[Piece::Frames(frames.clone()).wire(chunk)]);
         }
-        if count == 0 {
-            return None;
-        }
-        let wrote = self.stream.try_write_vectored(&slices[..count]);
-        Some(wrote.map(|written| self.advance(gathered.iter().flatten(), written)))
+        let written = self.stream.try_write_vectored(&slices[..count])?;
+        self.blocked = false;
+        self.advance(gathered.iter().flatten(), written);
+        Ok(())
     }
 
-    /// Moves the cursor past what was written. Of a frame that was cut, the rest is kept here, so
-    /// that a subscriber that stalls holds no chunk that the journal has let go.
-    fn advance<'c>(&mut self, gathered: impl Iterator<Item = &'c (Chunk, usize)>, written: usize) {
-        let before = self.position;
+    /// Tells the session what the kernel took. Of a frame that was cut, the rest is kept here, so that
+    /// a subscriber that stalls holds no chunk that the journal has let go.
+    fn advance<'c>(
+        &mut self,
+        gathered: impl Iterator<Item = &'c (Chunk, Range<usize>)>,
+        written: usize,
+    ) {
+        let now = self.started.elapsed();
+        let before = self.session.position();
+        let mut whole = before;
         let mut left = written;
-        for (chunk, start) in gathered {
-            let reached = start + left;
-            if reached >= chunk.wire.len() {
-                left = reached - chunk.wire.len();
-                self.position = chunk.end();
-                continue;
-            }
+        for (chunk, frames) in gathered {
+            let wire = Piece::Frames(frames.clone()).wire(chunk);
+            let reached = wire.end.min(wire.start + left);
+            left -= reached - wire.start;
             let cut = chunk
                 .frames
                 .partition_point(|frame| frame.wire_end as usize <= reached);
-            let (wire, records) = (chunk.frame_wire(cut), chunk.frame_records(cut));
-            if reached > wire.start {
-                self.rest.extend_from_slice(&chunk.wire[reached..wire.end]);
-                self.position = chunk.first.plus(records.end as u64);
-            } else {
-                self.position = chunk.first.plus(records.start as u64);
+            let mut end = cut;
+            if cut > frames.start {
+                whole = chunk
+                    .first
+                    .plus(u64::from(chunk.frames[cut - 1].records_end));
             }
-            break;
+            if reached < wire.end && reached > chunk.frame_wire(cut).start {
+                let frame_end = chunk.frame_wire(cut).end;
+                self.rest.extend_from_slice(&chunk.wire[reached..frame_end]);
+                end += 1;
+            }
+            if end > frames.start {
+                let piece = Piece::Frames(frames.start..end);
+                self.session.sent(now, chunk, &piece);
+            }
+            if left == 0 {
+                break;
+            }
         }
+        self.session.written(now, whole, self.rest.is_empty());
         let metrics = &self.hub.context.metrics;
-        metrics.records_sent.add(self.position.since(before));
+        let records = self.session.position().since(before);
+        metrics.records_sent.add(records);
         metrics.bytes_sent.add(written as u64);
     }
 }
