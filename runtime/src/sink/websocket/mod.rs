@@ -10,6 +10,7 @@ use crate::sink::SinkPlan;
 
 mod server;
 pub mod session;
+pub mod subscription;
 
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
