@@ -1,0 +1,5 @@
+//! docs
+/// docs
+pub fn docs() -> String {
+    String::new()
+}

@@ -1,0 +1,2 @@
+//! Runs a formatter natively: NDJSON in, frames out.
+pub use std::convert::Infallible;
