@@ -8,15 +8,23 @@ use serde_json::Value;
 use crate::driver::{Driver, Facts, Problem};
 use crate::sink::SinkPlan;
 
+mod server;
+pub mod session;
+pub mod subscription;
+
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
     name: "websocket",
     about: "push to a WebSocket server (url) or publish to subscribers (listen)",
-    schema: |_| schemars::Schema::default(),
+    schema,
     check,
     ignored_keys: &[],
 };
 
-fn check(_config: Value, _facts: &Facts) -> Result<Box<dyn SinkPlan>, Vec<Problem>> {
-    Err(Vec::new())
+fn schema(_config: Option<&Value>) -> schemars::Schema {
+    server::schema()
+}
+
+fn check(config: Value, facts: &Facts) -> Result<Box<dyn SinkPlan>, Vec<Problem>> {
+    server::check(config, facts)
 }
