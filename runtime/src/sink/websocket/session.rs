@@ -33,9 +33,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::journal::{Marks, Position};
+use crate::journal::Position;
 
 mod cut;
+mod events;
+mod next;
 #[cfg(test)]
 mod tests;
 
@@ -57,6 +59,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 const RAMP_RECORDS: u64 = 256;
 /// See [`RAMP_RECORDS`].
 const RAMP_BYTES: u64 = 64 * 1024;
+/// Most unanswered Pings; beyond, only the one before giving up goes out.
+const MARKS_MAX: usize = 1024;
 /// Most bytes between two Pings, so that a slow peer shows progress within a confirm timeout.
 const PING_SPACING_BYTES_MAX: u64 = 256 * 1024;
 
@@ -227,7 +231,11 @@ pub struct Account {
 enum Line {
     Down { dial_at: Duration },
     Dialing,
-    Probing { since: Duration },
+    /// The probe is out (or about to go out); nothing counts before its answer.
+    Probing {
+        since: Duration,
+        sent: bool,
+    },
     Open,
     Closing { since: Duration },
     Poisoned { told: bool },
@@ -249,10 +257,9 @@ struct Connection {
     sequence: u64,
     /// Unanswered Pings, oldest first; bounded by the Pings that fit a window.
     marks: VecDeque<Mark>,
-    /// Ends of the unconfirmed frames, for confirmation by order; bounded by the window.
-    frame_ends: VecDeque<Position>,
-    /// Frames that the peer's messages confirmed.
-    frames_confirmed: u64,
+    /// Unconfirmed frames, for confirmation by the peer's messages: where each ends, and the bytes
+    /// sent up to there. Bounded by the window.
+    frames: VecDeque<(Position, u64)>,
     pinged_to: Position,
     pinged_bytes: u64,
     pinged_at: Option<Duration>,
@@ -290,11 +297,14 @@ pub struct Session {
     connected_once: bool,
     reread: bool,
     probes_unanswered: u32,
+    probe_answered_once: bool,
     failure: Option<Failure>,
     /// Breaks since the last progress, of connections that had answered the probe.
     breaks: u32,
     /// Breaks with the record at `confirmed` alone in flight.
     breaks_alone: u32,
+    /// The furthest that was in flight at one of `breaks`.
+    suspects_to: Position,
     /// Records below are sent one by one.
     isolate_to: Position,
     account: Account,
@@ -317,9 +327,11 @@ impl Session {
             connected_once: false,
             reread: false,
             probes_unanswered: 0,
+            probe_answered_once: false,
             failure: None,
             breaks: 0,
             breaks_alone: 0,
+            suspects_to: from,
             isolate_to: from,
             account: Account::default(),
         }
@@ -361,47 +373,5 @@ impl Session {
             Line::Down { dial_at } => Some(dial_at),
             _ => None,
         }
-    }
-}
-
-/// What the shell tells.
-impl Session {
-    /// A connection is made.
-    pub fn connected(&mut self, _now: Duration) {}
-
-    /// No connection could be made.
-    pub fn dial_failed(&mut self, _now: Duration, _why: DialFailure) {}
-
-    /// The connection is gone: reset, end of file, or a Close from the peer, which confirms nothing.
-    pub fn broken(&mut self, _now: Duration) {}
-
-    /// These records of `chunk` went into the shell's output buffer. Returns how many of them had been
-    /// sent before.
-    pub fn sent(&mut self, _now: Duration, _chunk: &crate::journal::Chunk, _piece: &Piece) -> u64 {
-        0
-    }
-
-    /// The kernel took bytes: every record below `to` is wholly written, and `drained` says whether
-    /// the output buffer is empty now.
-    pub fn written(&mut self, _now: Duration, _to: Position, _drained: bool) {}
-
-    /// Anything came from the peer.
-    pub fn heard(&mut self, _now: Duration) {}
-
-    /// A Pong came.
-    pub fn pong(&mut self, _now: Duration, _payload: &[u8]) {}
-
-    /// The peer's messages confirm `frames` more frames of this connection, in order.
-    pub fn replied(&mut self, _now: Duration, _frames: u64) {}
-
-    /// The peer's message confirms every record below `to`.
-    pub fn acknowledged(&mut self, _now: Duration, _to: Position) {}
-
-    /// The failover has the record of [`Step::Poison`].
-    pub fn settled(&mut self, _now: Duration) {}
-
-    /// What to do next. `room` is how many bytes the output buffer still takes.
-    pub fn next(&mut self, _now: Duration, _room: u64, _marks: Marks) -> Step {
-        Step::Done
     }
 }
