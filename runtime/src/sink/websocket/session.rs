@@ -229,7 +229,9 @@ pub struct Account {
 /// Where the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
-    Down { dial_at: Duration },
+    Down {
+        dial_at: Duration,
+    },
     Dialing,
     /// The probe is out (or about to go out); nothing counts before its answer.
     Probing {
@@ -237,8 +239,12 @@ enum Line {
         sent: bool,
     },
     Open,
-    Closing { since: Duration },
-    Poisoned { told: bool },
+    Closing {
+        since: Duration,
+    },
+    Poisoned {
+        told: bool,
+    },
     Over,
 }
 
@@ -260,6 +266,8 @@ struct Connection {
     /// Unconfirmed frames, for confirmation by the peer's messages: where each ends, and the bytes
     /// sent up to there. Bounded by the window.
     frames: VecDeque<(Position, u64)>,
+    /// Frames that the peer's messages confirmed.
+    frames_confirmed: u64,
     pinged_to: Position,
     pinged_bytes: u64,
     pinged_at: Option<Duration>,
@@ -360,6 +368,11 @@ impl Session {
     /// Whether records can be sent now.
     pub fn is_open(&self) -> bool {
         self.line == Line::Open
+    }
+
+    /// Whether all is confirmed and only the peer's Close is awaited.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.line, Line::Closing { .. })
     }
 
     /// The account so far.

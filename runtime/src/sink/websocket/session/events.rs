@@ -65,7 +65,10 @@ impl Session {
         let records = piece.records(chunk);
         let start = chunk.first.plus(records.start as u64);
         let end = chunk.first.plus(records.end as u64);
-        debug_assert_eq!(start, self.sent, "records go out in the journal's order (I3)");
+        debug_assert_eq!(
+            start, self.sent,
+            "records go out in the journal's order (I3)"
+        );
         if self.in_flight() == 0 {
             self.connection.progress_at = now;
             self.connection.repinged = false;
@@ -78,13 +81,15 @@ impl Session {
             let frames = &mut self.connection.frames;
             match piece {
                 Piece::Record(_) => frames.push_back((end, self.connection.bytes_sent)),
-                Piece::Frames(range) => frames.extend(chunk.frames[range.clone()].iter().map(|f| {
-                    let bytes = u64::from(f.wire_end) - wire.start as u64;
-                    (
-                        chunk.first.plus(u64::from(f.records_end)),
-                        bytes_before + bytes,
-                    )
-                })),
+                Piece::Frames(range) => {
+                    frames.extend(chunk.frames[range.clone()].iter().map(|f| {
+                        let bytes = u64::from(f.wire_end) - wire.start as u64;
+                        (
+                            chunk.first.plus(u64::from(f.records_end)),
+                            bytes_before + bytes,
+                        )
+                    }))
+                }
             }
         }
         let resent = self.high.min(end).since(start);
@@ -164,6 +169,16 @@ impl Session {
         self.acknowledged(now, to);
     }
 
+    /// The peer's message says that it has handled `frames` frames of this connection in all. More than
+    /// were sent is nonsense and confirms nothing.
+    pub fn counted(&mut self, now: Duration, frames: u64) {
+        self.heard(now);
+        let more = frames.saturating_sub(self.connection.frames_confirmed);
+        if more <= self.connection.frames.len() as u64 {
+            self.replied(now, more);
+        }
+    }
+
     /// The peer's message confirms every record below `to`.
     pub fn acknowledged(&mut self, now: Duration, to: Position) {
         self.heard(now);
@@ -175,6 +190,7 @@ impl Session {
                 break;
             }
             self.connection.bytes_confirmed = *bytes;
+            self.connection.frames_confirmed += 1;
             self.connection.frames.pop_front();
         }
         self.confirm(now, to);
@@ -238,9 +254,8 @@ impl Session {
         self.suspects_to = self.suspects_to.max(self.sent);
         self.breaks += 1;
         // Alone means: nothing else in flight, and really handed to the kernel.
-        let alone = self.is_isolating()
-            && self.in_flight() == 1
-            && self.connection.written_to >= self.sent;
+        let alone =
+            self.is_isolating() && self.in_flight() == 1 && self.connection.written_to >= self.sent;
         if alone {
             self.breaks_alone += 1;
         }
