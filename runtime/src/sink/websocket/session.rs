@@ -266,6 +266,8 @@ struct Connection {
     /// Unconfirmed frames, for confirmation by the peer's messages: where each ends, and the bytes
     /// sent up to there. Bounded by the window.
     frames: VecDeque<(Position, u64)>,
+    /// Frames that the peer's messages confirmed.
+    frames_confirmed: u64,
     pinged_to: Position,
     pinged_bytes: u64,
     pinged_at: Option<Duration>,
@@ -366,6 +368,11 @@ impl Session {
     /// Whether records can be sent now.
     pub fn is_open(&self) -> bool {
         self.line == Line::Open
+    }
+
+    /// Whether all is confirmed and only the peer's Close is awaited.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.line, Line::Closing { .. })
     }
 
     /// The account so far.

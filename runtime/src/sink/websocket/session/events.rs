@@ -169,6 +169,16 @@ impl Session {
         self.acknowledged(now, to);
     }
 
+    /// The peer's message says that it has handled `frames` frames of this connection in all. More than
+    /// were sent is nonsense and confirms nothing.
+    pub fn counted(&mut self, now: Duration, frames: u64) {
+        self.heard(now);
+        let more = frames.saturating_sub(self.connection.frames_confirmed);
+        if more <= self.connection.frames.len() as u64 {
+            self.replied(now, more);
+        }
+    }
+
     /// The peer's message confirms every record below `to`.
     pub fn acknowledged(&mut self, now: Duration, to: Position) {
         self.heard(now);
@@ -180,6 +190,7 @@ impl Session {
                 break;
             }
             self.connection.bytes_confirmed = *bytes;
+            self.connection.frames_confirmed += 1;
             self.connection.frames.pop_front();
         }
         self.confirm(now, to);
