@@ -56,7 +56,7 @@
 //! | `record`, [`attributes`] | what a formatter reads |
 //! | `output` | what it emits |
 //! | [`log`] | lines for the host's log |
-//! | [`testing`] | the native run |
+//! | [`testing`], [`golden`] | the native run, and its form as files |
 //! | `batch` | the loop over a batch, the same natively and in wasm |
 //! | `guest` | the component's exports and the panic hook; wasm only |
 
@@ -68,6 +68,7 @@ mod output;
 mod record;
 
 pub mod attributes;
+pub mod golden;
 pub mod log;
 pub mod testing;
 

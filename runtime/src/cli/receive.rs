@@ -1,15 +1,209 @@
-//! `wirefall receive`.
+//! `wirefall receive`: a WebSocket server for trying pipelines out.
+//!
+//! Owns its arguments and what a person sees; the server itself is `sink::websocket::receiver`.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Globals};
+use crate::sink::websocket::receiver::{BreakHow, Faults, Options, Output, Receiver, Totals};
+use crate::units::Span;
 
 /// Arguments of `wirefall receive`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Where to listen: `127.0.0.1:9500`; port 0 takes a free one
+    address: String,
+    /// Append each message to this file, one a line, instead of printing it
+    #[arg(long, value_name = "FILE", conflicts_with = "count")]
+    out: Option<PathBuf>,
+    /// Print counts only
+    #[arg(long)]
+    count: bool,
+    /// Print nothing but the summary
+    #[arg(long, short)]
+    quiet: bool,
+    /// What confirms: Pongs, or also a reply `{"received":N}` to each message
+    #[arg(long, value_enum, default_value_t = Ack::Pong)]
+    ack: Ack,
+    /// Stop after so many messages
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    #[command(flatten)]
+    faults: FaultArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Faults")]
+struct FaultArgs {
+    /// Break the connection after every N messages
+    #[arg(long, value_name = "N")]
+    break_every: Option<u64>,
+    /// Break the connection at each message that contains TEXT, without handling it
+    #[arg(long, value_name = "TEXT")]
+    break_on: Option<String>,
+    /// How to break
+    #[arg(long, value_enum, default_value_t = How::Reset)]
+    break_how: How,
+    /// Break N times at most
+    #[arg(long, value_name = "N")]
+    break_times: Option<u64>,
+    /// Answer Pings with another payload
+    #[arg(long)]
+    wrong_pongs: bool,
+    /// Answer no Ping
+    #[arg(long)]
+    no_pong: bool,
+    /// Refuse every handshake with this HTTP status
+    #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u16).range(400..600))]
+    status: Option<u16>,
+    /// Take so long over each message
+    #[arg(long, value_name = "DURATION", value_parser = span)]
+    slow: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Ack {
+    Pong,
+    Message,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum How {
+    /// RST, as a killed process
+    Reset,
+    /// A Close with code 1001
+    Close,
+    /// Neither reads nor answers any more
+    Stall,
+    /// RST, then 503 to the next three handshakes
+    #[value(name = "refuse-503")]
+    Refuse503,
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    text.parse::<Span>().map(|span| span.0)
+}
 
 /// Runs the verb.
 ///
 /// # Errors
 /// Whatever keeps it from running.
-pub fn run(_args: Args, _globals: &Globals) -> anyhow::Result<Exit> {
-    anyhow::bail!("not built yet")
+pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
+    // One thread is enough, and leaves the others to what is measured against it.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(receive(args, globals.json))
+}
+
+async fn receive(args: Args, json: bool) -> anyhow::Result<Exit> {
+    let receiver = match Receiver::bind(&args.address, options(&args)).await {
+        Ok(receiver) => receiver,
+        Err(error) => {
+            eprintln!("error: cannot listen on {}: {error}", args.address);
+            return Ok(Exit::Environment);
+        }
+    };
+    let address = receiver.address().context("cannot tell the address")?;
+    let totals = receiver.totals();
+    let stop = CancellationToken::new();
+    if !args.quiet {
+        eprintln!("receiving on ws://{address}, Ctrl-C ends");
+    }
+    tokio::spawn(stop_at_signal(stop.clone()));
+    if args.count && !args.quiet {
+        tokio::spawn(show_counts(Arc::clone(&totals), json));
+    }
+    receiver.run(stop).await.context("receiving failed")?;
+    println!("{}", summary(&totals, json));
+    Ok(Exit::Done)
+}
+
+fn options(args: &Args) -> Options {
+    let output = match &args.out {
+        Some(path) => Output::File(path.clone()),
+        None if args.count || args.quiet => Output::Count,
+        None => Output::Print,
+    };
+    let faults = &args.faults;
+    Options {
+        output,
+        reply: args.ack == Ack::Message,
+        limit: args.limit,
+        faults: Faults {
+            break_every: faults.break_every,
+            break_on: faults
+                .break_on
+                .as_ref()
+                .map(|text| text.clone().into_bytes()),
+            how: match faults.break_how {
+                How::Reset => BreakHow::Reset,
+                How::Close => BreakHow::Close,
+                How::Stall => BreakHow::Stall,
+                How::Refuse503 => BreakHow::Refuse503,
+            },
+            breaks_max: faults.break_times,
+            wrong_pongs: faults.wrong_pongs,
+            no_pong: faults.no_pong,
+            status: faults.status,
+            slow: faults.slow,
+        },
+    }
+}
+
+async fn stop_at_signal(stop: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    stop.cancel();
+}
+
+/// The counts, once a second while they change; on one line where a person looks.
+async fn show_counts(totals: Arc<Totals>, json: bool) {
+    let mut shown = totals.read();
+    let rewrite = std::io::stdout().is_terminal() && !json;
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let now = totals.read();
+        if now != shown {
+            shown = now;
+            let line = summary(&totals, json);
+            if rewrite {
+                eprint!("\r{line}\x1b[K");
+            } else {
+                println!("{line}");
+            }
+        }
+    }
+}
+
+fn summary(totals: &Totals, json: bool) -> String {
+    let [messages, bytes, connections, breaks] = totals.read();
+    if json {
+        return serde_json::json!({
+            "messages": messages,
+            "bytes": bytes,
+            "connections": connections,
+            "breaks": breaks,
+        })
+        .to_string();
+    }
+    let broken = match breaks {
+        0 => String::new(),
+        breaks => format!(", {breaks} broken on request"),
+    };
+    format!("{messages} messages, {bytes} bytes, {connections} connections{broken}")
 }

@@ -59,7 +59,8 @@ pub(super) struct Pool {
     framing: Arc<Framing>,
     scaling: Scaling,
     jobs: async_channel::Receiver<Job>,
-    worked: async_channel::Sender<Done>,
+    /// Weak, so that the results end with the last worker.
+    worked: async_channel::WeakSender<Done>,
     /// Workers with an index at or above it end after their batch.
     wanted: Arc<AtomicUsize>,
     idle_looks: u32,
@@ -80,7 +81,7 @@ impl Pool {
             framing: Arc::new(framing),
             scaling,
             jobs,
-            worked,
+            worked: worked.downgrade(),
             wanted: Arc::new(AtomicUsize::new(0)),
             idle_looks: 0,
         };
@@ -91,13 +92,16 @@ impl Pool {
     }
 
     fn add(&self) -> Result<(), PluginError> {
+        let Some(worked) = self.worked.upgrade() else {
+            return Ok(()); // the input is at its end
+        };
         let chain = self.chain.start()?;
         let index = self.wanted.fetch_add(1, Ordering::Relaxed);
         let worker = Worker {
             chain,
             framing: Arc::clone(&self.framing),
             jobs: self.jobs.clone(),
-            worked: self.worked.clone(),
+            worked,
             index,
             wanted: Arc::clone(&self.wanted),
         };

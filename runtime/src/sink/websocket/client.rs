@@ -1,0 +1,601 @@
+//! The client: one session that dials (`url:`).
+//!
+//! Owns the I/O of it: attempts to connect, one writer and one reader a connection, timers, the pin in
+//! the journal. Decides nothing about delivery: it does what the session says and tells it what it
+//! sees. Built by the driver table, run by the pipeline.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+use super::config::{self, ClientPlan, Replies};
+use super::connect::{self, Connected, Layers};
+use super::outbound::{Control, Outbound};
+use super::replies::{self, Reply};
+use super::session::{Confirm, DialFailure, Failure, Order, Session, Step, Wait};
+use super::tls;
+use crate::journal::{BoxFuture, Cursor, Marks, Position, Read};
+use crate::sink::framing::Framing;
+use crate::sink::{
+    Delivered, Delivery, Poisoned, ProbeStep, Sink, SinkContext, SinkError, SinkPlan,
+};
+
+/// Buffered bytes from which a write does not wait for more.
+const FLUSH_BYTES: usize = 16 * 1024;
+/// Longest wait for Pongs that the kernel still holds when writing has failed.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+impl SinkPlan for ClientPlan {
+    fn describe(&self) -> String {
+        format!("websocket {}", self.address)
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery::Confirmed
+    }
+
+    fn guarantee(&self) -> String {
+        match (self.rules.confirm, &self.replies) {
+            (Confirm::Written, _) => {
+                "at most what the kernel takes: `ack: written` counts a record as delivered when the \
+                 local kernel has it, and a connection that breaks loses what was under way"
+            }
+            (Confirm::Pong, _) => {
+                "at least once: a record is delivered when the peer has answered a Ping behind it; \
+                 that proves that the next WebSocket hop has parsed it, not that the program behind \
+                 it has processed it"
+            }
+            (Confirm::Message, Replies::Order) => {
+                "at least once: a record is delivered when the peer has answered its message with one \
+                 of its own"
+            }
+            (Confirm::Message, _) => {
+                "at least once: a record is delivered when a message of the peer names it or one \
+                 behind it"
+            }
+        }
+        .to_owned()
+    }
+
+    fn framing(&self) -> Framing {
+        self.framing.clone()
+    }
+
+    fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
+        Box::pin(async move {
+            let tls = self.tls_config()?;
+            let from = context.journal.marks().borrow().tail;
+            let cursor = context.journal.pin(from);
+            let session = Session::new(self.rules.clone(), from, fastrand::u64(..));
+            let marks = context.journal.marks();
+            let sink: Box<dyn Sink> = Box::new(Client {
+                plan: self.clone(),
+                tls,
+                context,
+                marks,
+                session,
+                cursor,
+                start: Instant::now(),
+                link: None,
+                resent_told: false,
+            });
+            Ok(sink)
+        })
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
+        Box::pin(async move {
+            let mut layers = Layers::new();
+            match self.tls_config() {
+                Err(error) => layers.push(ProbeStep {
+                    layer: "tls",
+                    ok: false,
+                    detail: error.to_string(),
+                }),
+                Ok(tls) => {
+                    if let Ok(connected) = connect::connect(self, tls.as_ref(), &mut layers).await {
+                        layers.push(self.probe_ping(connected).await);
+                    }
+                }
+            }
+            layers
+        })
+    }
+}
+
+impl ClientPlan {
+    fn tls_config(&self) -> Result<Option<Arc<rustls::ClientConfig>>, SinkError> {
+        if !self.address.secure {
+            return Ok(None);
+        }
+        tls::client_config(&self.tls)
+            .map(Some)
+            .map_err(|message| SinkError::Environment { message })
+    }
+
+    /// Whether the peer answers a Ping with its payload.
+    async fn probe_ping(&self, mut connected: Connected) -> ProbeStep {
+        let payload = fastrand::u128(..).to_be_bytes();
+        let answered = async {
+            let mut out = Outbound::new(Position::default()).map_err(|error| error.to_string())?;
+            out.push_control(Control::Ping, &payload);
+            let sent = Instant::now();
+            let written = connected.socket.write_all(out.pending()).await;
+            written.map_err(|error| error.to_string())?;
+            while let Some(message) = connected.inbound.next().await {
+                match message {
+                    Ok(Message::Pong(pong)) if *pong == payload[..] => return Ok(sent.elapsed()),
+                    Ok(Message::Close(close)) => return Err(close_words(close.as_ref())),
+                    Ok(_) => {}
+                    Err(error) => return Err(error_words(&error)),
+                }
+            }
+            Err("the server closed the connection".to_owned())
+        };
+        let (ok, detail) = match tokio::time::timeout(self.connect_timeout, answered).await {
+            Ok(Ok(took)) => (true, format!("answered in {took:.1?}")),
+            Ok(Err(error)) => (false, error),
+            Err(_) => (
+                false,
+                format!("not answered within {:?}", self.connect_timeout),
+            ),
+        };
+        ProbeStep {
+            layer: "ping",
+            ok,
+            detail,
+        }
+    }
+}
+
+/// A live connection.
+struct Link {
+    connected: Connected,
+    out: Outbound,
+    /// Every record below is wholly written.
+    written_to: Position,
+    /// When the last write ended: a line is idle from `flush` after it on.
+    wrote_at: Option<Instant>,
+}
+
+struct Client {
+    plan: ClientPlan,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    context: SinkContext,
+    marks: watch::Receiver<Marks>,
+    session: Session,
+    cursor: Cursor,
+    start: Instant,
+    link: Option<Link>,
+    resent_told: bool,
+}
+
+/// What ended a wait.
+enum Event {
+    /// Time, or the journal, has moved on.
+    Woken,
+    Read(Option<Result<Message, WsError>>),
+    Wrote(std::io::Result<usize>),
+    Abort,
+}
+
+impl Sink for Client {
+    fn run(self: Box<Self>) -> BoxFuture<'static, Result<Delivered, SinkError>> {
+        Box::pin(self.carry())
+    }
+}
+
+impl Client {
+    /// Carries the journal until it is closed and all is confirmed.
+    async fn carry(mut self) -> Result<Delivered, SinkError> {
+        loop {
+            let wait = match self.act().await? {
+                Some(wait) => wait,
+                None => return Ok(self.delivered()),
+            };
+            match self.wait(wait).await {
+                Event::Woken => {}
+                Event::Read(message) => self.read(message),
+                Event::Wrote(Ok(bytes)) => self.wrote(bytes),
+                Event::Wrote(Err(error)) => self.write_failed(&error).await,
+                Event::Abort => return Ok(self.delivered()),
+            }
+            self.publish();
+        }
+    }
+
+    /// Does what the session says until it has to wait; `None` at the end.
+    async fn act(&mut self) -> Result<Option<Wait>, SinkError> {
+        loop {
+            let marks = *self.marks.borrow_and_update();
+            let room = self.link.as_ref().map_or(0, |link| link.out.room());
+            match self.session.next(self.now(), room, marks) {
+                Step::Send(order) => self.send(order),
+                Step::Ping(payload) => self.control(Control::Ping, &payload),
+                Step::Close => self.control(Control::Close, &1000_u16.to_be_bytes()),
+                Step::Wait(wait) => return Ok(Some(wait)),
+                Step::Drop(why) => {
+                    self.link = None;
+                    self.tell_break(&why.to_string());
+                }
+                Step::Dial { reread } => {
+                    if !self.dial(reread).await {
+                        return Ok(None);
+                    }
+                }
+                Step::Poison(position) => {
+                    self.link = None;
+                    if !self.poison(position).await {
+                        return Ok(None);
+                    }
+                }
+                Step::Done => return Ok(None),
+                Step::Fail(failure) => return Err(self.failed(failure)),
+            }
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn delivered(&self) -> Delivered {
+        let account = self.session.account();
+        Delivered {
+            confirmed: self.session.confirmed(),
+            resent: account.resent,
+            reconnects: account.reconnects,
+        }
+    }
+
+    /// Lets the pipeline and the journal know what is confirmed (I1).
+    fn publish(&mut self) {
+        let confirmed = self.session.confirmed();
+        if confirmed > self.cursor.position() {
+            self.cursor.advance(confirmed);
+            self.context.confirmed.send_replace(confirmed);
+        }
+    }
+
+    fn failed(&self, failure: Failure) -> SinkError {
+        let address = &self.plan.address;
+        match failure {
+            Failure::Refused(why) => SinkError::Environment {
+                message: format!("{address}: {why}"),
+            },
+            Failure::NoPongs { wrong_pongs } => SinkError::Peer {
+                message: format!(
+                    "{address}: the peer does not answer a Ping with its payload \
+                     ({wrong_pongs} other Pongs came), so nothing can be confirmed; \
+                     use `ack: message` if it answers with messages of its own, \
+                     or `ack: written` to go without confirmation"
+                ),
+            },
+        }
+    }
+
+    /// One attempt to connect. False when the run is aborted.
+    async fn dial(&mut self, reread: bool) -> bool {
+        if reread {
+            self.reread();
+        }
+        let mut layers = Layers::new();
+        let attempt = connect::connect(&self.plan, self.tls.as_ref(), &mut layers);
+        let attempt = tokio::select! {
+            attempt = attempt => attempt,
+            () = self.context.stop.abort.cancelled() => return false,
+        };
+        let now = self.now();
+        let position = self.session.confirmed();
+        let link = attempt.and_then(|connected| {
+            let out = Outbound::new(position).map_err(|error| DialFailure {
+                message: format!("no random numbers from the system: {error}"),
+                ..DialFailure::default()
+            })?;
+            Ok(Link {
+                connected,
+                out,
+                written_to: position,
+                wrote_at: None,
+            })
+        });
+        match link {
+            Ok(link) => {
+                let subprotocol = link.connected.subprotocol.as_deref();
+                let subprotocol = subprotocol.map(|name| format!(" ({name})"));
+                let subprotocol = subprotocol.unwrap_or_default();
+                tracing::info!("connected to {}{subprotocol}", self.plan.address);
+                self.link = Some(link);
+                self.session.connected(now);
+                if self.session.account().reconnects > 0 {
+                    self.context.metrics.reconnects.add(1);
+                }
+            }
+            Err(failure) => {
+                let message = failure.message.clone();
+                self.session.dial_failed(now, failure);
+                if let Some(at) = self.session.dials_at() {
+                    let wait = at.saturating_sub(now);
+                    tracing::warn!(
+                        "cannot connect to {}: {message}; again in {wait:.1?}",
+                        self.plan.address
+                    );
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes today's credentials, where they can be read and are right.
+    fn reread(&mut self) {
+        let plan = (self.context.reread)().and_then(|config| {
+            config::check(config, &self.plan.facts).map_err(|problems| {
+                let messages = problems.into_iter().map(|problem| problem.message);
+                messages.collect::<Vec<_>>().join("; ")
+            })
+        });
+        match plan {
+            Ok(plan) => {
+                tracing::info!("read the credentials for {} again", self.plan.address);
+                self.plan.headers = plan.headers;
+                self.plan.address.authorization = plan.address.authorization;
+                self.plan.address.path_and_query = plan.address.path_and_query;
+            }
+            Err(error) => tracing::warn!("the sink's config cannot be read again: {error}"),
+        }
+    }
+
+    /// Brings the record at `position` to the failover. False when the run ends instead.
+    async fn poison(&mut self, position: Position) -> bool {
+        let Read::Chunk(chunk) = self.context.journal.read(position) else {
+            unreachable!("the cursor pins everything unconfirmed");
+        };
+        let record = chunk.record(position.since(chunk.first) as usize);
+        let reason = format!(
+            "the connection to {} broke three times with this record alone in flight",
+            self.plan.address
+        );
+        tracing::warn!("record {}: {reason}; it goes to the failover", position.0);
+        let (settled, answer) = oneshot::channel();
+        let poisoned = Poisoned {
+            position,
+            record: Bytes::copy_from_slice(record),
+            reason,
+            settled,
+        };
+        let safe =
+            async { self.context.poisoned.send(poisoned).await.is_ok() && answer.await.is_ok() };
+        let safe = tokio::select! {
+            safe = safe => safe,
+            () = self.context.stop.abort.cancelled() => false,
+        };
+        if safe {
+            self.session.settled(self.now());
+            self.publish();
+        }
+        // Where nobody takes it, the run ends with the record unconfirmed: it is never dropped.
+        safe
+    }
+
+    /// Appends what the session orders to the output buffer.
+    fn send(&mut self, order: Order) {
+        let Read::Chunk(chunk) = self.context.journal.read(order.from) else {
+            unreachable!("the session asks below the watermark, and the cursor pins the rest");
+        };
+        let Some(link) = &mut self.link else {
+            unreachable!("the session sends on a connection");
+        };
+        let piece = order.cut(&chunk);
+        link.out.push(&chunk, &piece, &self.plan.framing);
+        let resent = self.session.sent(self.start.elapsed(), &chunk, &piece);
+        let metrics = &self.context.metrics;
+        metrics.records_sent.add(piece.records(&chunk).len() as u64);
+        metrics.bytes_sent.add(piece.wire(&chunk).len() as u64);
+        if resent > 0 {
+            metrics.records_resent.add(resent);
+            if !std::mem::replace(&mut self.resent_told, true) {
+                tracing::info!("sending again from record {}", order.from.0);
+            }
+        }
+    }
+
+    fn control(&mut self, control: Control, payload: &[u8]) {
+        if let Some(link) = &mut self.link {
+            link.out.push_control(control, payload);
+        }
+    }
+
+    /// Waits for the peer, for the kernel, for the journal, or for the time that the session named.
+    async fn wait(&mut self, wait: Wait) -> Event {
+        let mut until = wait.until.map(|until| self.start + until);
+        let abort = self.context.stop.abort.clone();
+        let Some(link) = &mut self.link else {
+            return tokio::select! {
+                () = sleep_until(until) => Event::Woken,
+                changed = self.marks.changed(), if wait.records => journal_event(changed),
+                () = abort.cancelled() => Event::Abort,
+            };
+        };
+        let answers = link.connected.inbound.get_mut().take_answers();
+        let answering = !answers.is_empty();
+        link.out.push_ready(&answers);
+        let pending = link.out.pending();
+        let mut write_now = !pending.is_empty();
+        if write_now && !wait.flush && !answering && pending.len() < FLUSH_BYTES {
+            // Coalesced, for `flush` at most; a line that was idle so long does not wait.
+            let flush_at = link.wrote_at.map(|at| at + self.plan.flush);
+            if let Some(flush_at) = flush_at.filter(|at| *at > Instant::now()) {
+                write_now = false;
+                until = Some(until.map_or(flush_at, |until| until.min(flush_at)));
+            }
+        }
+        let Connected {
+            socket, inbound, ..
+        } = &mut link.connected;
+        tokio::select! {
+            message = inbound.next() => Event::Read(message),
+            wrote = socket.write(pending), if write_now => Event::Wrote(wrote),
+            () = sleep_until(until) => Event::Woken,
+            changed = self.marks.changed(), if wait.records => journal_event(changed),
+            () = abort.cancelled() => Event::Abort,
+        }
+    }
+
+    fn wrote(&mut self, bytes: usize) {
+        let now = self.now();
+        let Some(link) = &mut self.link else { return };
+        let drained = link.out.advance(bytes);
+        if drained {
+            link.written_to = link.out.position();
+            link.wrote_at = Some(Instant::now());
+        }
+        self.session.written(now, link.written_to, drained);
+    }
+
+    /// Something came from the peer, or the reading side ended.
+    fn read(&mut self, message: Option<Result<Message, WsError>>) {
+        match self.take_in(message) {
+            Ok(()) => {}
+            Err(words) => self.broken(&words),
+        }
+    }
+
+    /// Tells the session what the peer said; an error is how the connection ended.
+    fn take_in(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), String> {
+        let now = self.now();
+        match message {
+            None => Err("the peer closed the connection".to_owned()),
+            Some(Err(error)) => Err(error_words(&error)),
+            Some(Ok(Message::Close(close))) => Err(close_words(close.as_ref())),
+            Some(Ok(Message::Pong(payload))) => {
+                self.session.pong(now, &payload);
+                Ok(())
+            }
+            Some(Ok(Message::Text(text))) => {
+                self.reply(now, text.as_bytes());
+                Ok(())
+            }
+            Some(Ok(Message::Binary(bytes))) => {
+                self.reply(now, &bytes);
+                Ok(())
+            }
+            Some(Ok(Message::Ping(_) | Message::Frame(_))) => {
+                self.session.heard(now);
+                Ok(())
+            }
+        }
+    }
+
+    fn reply(&mut self, now: Duration, message: &[u8]) {
+        self.session.heard(now);
+        if self.plan.rules.confirm != Confirm::Message {
+            return;
+        }
+        let journal = &self.context.journal;
+        let in_flight = self.session.confirmed()..self.session.position();
+        match replies::find(&self.plan.replies, message, &**journal, in_flight) {
+            Reply::Nothing => {}
+            Reply::Frames(frames) => self.session.replied(now, frames),
+            Reply::Counted(frames) => self.session.counted(now, frames),
+            Reply::Below(position) => self.session.acknowledged(now, position),
+        }
+    }
+
+    /// Writing failed. What the peer said before is still in the kernel: a Pong there saves sending
+    /// again what it confirms.
+    async fn write_failed(&mut self, error: &std::io::Error) {
+        let deadline = Instant::now() + LAST_WORDS;
+        while let Some(link) = &mut self.link {
+            let next = link.connected.inbound.next();
+            match tokio::time::timeout_at(deadline, next).await {
+                Ok(Some(Ok(message))) if !message.is_close() => {
+                    let _ = self.take_in(Some(Ok(message)));
+                }
+                Ok(Some(Ok(message))) => return self.read(Some(Ok(message))),
+                Ok(_) | Err(_) => break,
+            }
+        }
+        self.broken(&format!("writing failed: {error}"));
+    }
+
+    fn broken(&mut self, words: &str) {
+        self.link = None;
+        let now = self.now();
+        let ending = matches!(self.session.is_closing(), true);
+        self.session.broken(now);
+        if !ending {
+            self.tell_break(words);
+        }
+    }
+
+    fn tell_break(&mut self, words: &str) {
+        self.resent_told = false;
+        let wait = self
+            .session
+            .dials_at()
+            .map(|at| at.saturating_sub(self.now()));
+        tracing::warn!(
+            "connection to {} lost: {words}; confirmed below record {}, again in {:.1?}",
+            self.plan.address,
+            self.session.confirmed().0,
+            wait.unwrap_or_default(),
+        );
+    }
+}
+
+fn journal_event(changed: Result<(), watch::error::RecvError>) -> Event {
+    match changed {
+        Ok(()) => Event::Woken,
+        // The journal is gone without having been closed: the pipeline was dropped.
+        Err(_) => Event::Abort,
+    }
+}
+
+async fn sleep_until(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+type CloseFrame = tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+/// What a Close says.
+fn close_words(close: Option<&CloseFrame>) -> String {
+    match close {
+        None => "the peer closed it".to_owned(),
+        Some(close) if close.reason.is_empty() => {
+            format!("the peer closed it with code {}", close.code)
+        }
+        Some(close) => format!(
+            "the peer closed it with code {}: {}",
+            close.code, close.reason
+        ),
+    }
+}
+
+/// What went wrong while reading, and what to do where that is known.
+fn error_words(error: &WsError) -> String {
+    use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+    match error {
+        WsError::Protocol(ProtocolError::NonZeroReservedBits) => {
+            "the peer sends compressed messages, which were not agreed on; \
+             turn permessage-deflate off at the peer"
+                .to_owned()
+        }
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            "the peer closed the connection without a Close".to_owned()
+        }
+        WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
+            format!("the peer sent a message of {size} bytes; `message_max` is {max_size}")
+        }
+        WsError::Io(error) => error.to_string(),
+        error => error.to_string(),
+    }
+}

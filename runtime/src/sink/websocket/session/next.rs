@@ -1,0 +1,288 @@
+//! What the session says to do next, and every deadline of a connection.
+
+use std::time::Duration;
+
+use super::{
+    Confirm, Failure, GivenUp, Line, MARKS_MAX, Mark, Order, PING_BYTES, PING_SPACING_BYTES_MAX,
+    PROBE_TIMEOUT_MAX, PROBES_UNANSWERED_MAX, Session, Step, Wait,
+};
+use crate::journal::Marks;
+
+impl Session {
+    /// What to do next. `room` is how many bytes the output buffer still takes.
+    pub fn next(&mut self, now: Duration, room: u64, marks: Marks) -> Step {
+        if let Some(failure) = self.failure.take() {
+            self.line = Line::Over;
+            return Step::Fail(failure);
+        }
+        match self.line {
+            Line::Over => Step::Done,
+            Line::Dialing | Line::Poisoned { told: true } => Step::Wait(Wait {
+                until: None,
+                records: false,
+                flush: false,
+            }),
+            Line::Poisoned { told: false } => {
+                self.line = Line::Poisoned { told: true };
+                Step::Poison(self.confirmed)
+            }
+            Line::Down { dial_at } => self.down(now, dial_at, marks),
+            Line::Probing { since, sent } => self.probing(now, room, since, sent),
+            Line::Open => self.open(now, room, marks),
+            Line::Closing { since } => self.closing(now, since),
+        }
+    }
+
+    /// Whether no record will come any more and all are confirmed.
+    fn at_end(&self, marks: Marks) -> bool {
+        marks.closed && self.confirmed >= marks.head
+    }
+
+    fn down(&mut self, now: Duration, dial_at: Duration, marks: Marks) -> Step {
+        if self.at_end(marks) {
+            self.line = Line::Over;
+            return Step::Done;
+        }
+        if now < dial_at {
+            return Step::Wait(Wait {
+                until: Some(dial_at),
+                records: true,
+                flush: false,
+            });
+        }
+        self.line = Line::Dialing;
+        Step::Dial {
+            reread: std::mem::take(&mut self.reread),
+        }
+    }
+
+    fn probing(&mut self, now: Duration, room: u64, since: Duration, sent: bool) -> Step {
+        if !sent && room > 0 {
+            self.line = Line::Probing { since, sent: true };
+            return self.ping(now);
+        }
+        let timeout = self.rules.confirm_timeout.min(PROBE_TIMEOUT_MAX);
+        if now >= since + timeout {
+            return self.probe_unanswered(now);
+        }
+        let again_at = since + timeout / 2;
+        let may_again = sent && !self.connection.repinged && room > 0;
+        if may_again && now >= again_at {
+            self.connection.repinged = true;
+            return self.ping(now);
+        }
+        let deadline = if may_again { again_at } else { since + timeout };
+        Step::Wait(Wait {
+            until: Some(deadline),
+            records: false,
+            flush: true,
+        })
+    }
+
+    fn probe_unanswered(&mut self, now: Duration) -> Step {
+        let wrong_pongs = self.connection.wrong_pongs;
+        self.probes_unanswered += 1;
+        let hopeless = wrong_pongs > 0 || self.probes_unanswered >= PROBES_UNANSWERED_MAX;
+        if hopeless && !self.probe_answered_once {
+            self.failure = Some(Failure::NoPongs { wrong_pongs });
+        }
+        self.give_up(now, GivenUp::ProbeUnanswered { wrong_pongs })
+    }
+
+    fn give_up(&mut self, now: Duration, why: GivenUp) -> Step {
+        self.lose(now);
+        Step::Drop(why)
+    }
+
+    fn closing(&mut self, now: Duration, since: Duration) -> Step {
+        let deadline = since + self.rules.close_timeout;
+        if now >= deadline {
+            // All is confirmed: a peer that does not answer the Close changes nothing.
+            self.line = Line::Over;
+            return Step::Done;
+        }
+        Step::Wait(Wait {
+            until: Some(deadline),
+            records: false,
+            flush: true,
+        })
+    }
+
+    fn open(&mut self, now: Duration, room: u64, marks: Marks) -> Step {
+        if let Some(why) = self.expired(now) {
+            return self.give_up(now, why);
+        }
+        if self.at_end(marks) {
+            self.line = Line::Closing { since: now };
+            return Step::Close;
+        }
+        let available = marks.durable > self.sent;
+        if room > 0 {
+            if self.last_ping_due(now) {
+                self.connection.repinged = true;
+                return self.ping(now);
+            }
+            if self.keepalive_due(now) {
+                self.connection.keepalive_at = Some(now);
+                return self.ping(now);
+            }
+            let order = available.then(|| self.order(room)).flatten();
+            if self.ping_due(now, order.is_some()) {
+                return self.ping(now);
+            }
+            if let Some(order) = order {
+                return Step::Send(order);
+            }
+        }
+        Step::Wait(Wait {
+            until: self.wake_at(room),
+            records: !available,
+            // The window is full: only an answer to what is buffered opens it.
+            flush: available && room > 0,
+        })
+    }
+
+    /// What may be sent under the window, if anything.
+    fn order(&self, room: u64) -> Option<Order> {
+        let in_flight = self.in_flight();
+        let (records_max, bytes_max) = match self.rules.confirm {
+            // The output buffer alone bounds what the kernel has not taken.
+            Confirm::Written => (u64::MAX, room),
+            Confirm::Pong | Confirm::Message => {
+                let (records, bytes) = self.window();
+                let bytes_in_flight = self.connection.bytes_sent - self.connection.bytes_confirmed;
+                let bytes_left = bytes.saturating_sub(bytes_in_flight);
+                (records.saturating_sub(in_flight), bytes_left.min(room))
+            }
+        };
+        (records_max > 0 && bytes_max > 0).then_some(Order {
+            from: self.sent,
+            records_max,
+            bytes_max,
+            alone: self.is_isolating(),
+        })
+    }
+
+    /// How much may be in flight now: records and bytes.
+    fn window(&self) -> (u64, u64) {
+        if self.is_isolating() {
+            (1, u64::MAX)
+        } else {
+            (self.connection.records_max, self.connection.bytes_max)
+        }
+    }
+
+    /// Whether what was sent since the last Ping asks for one: every quarter of a window, and as soon
+    /// as nothing follows, so that nothing waits for more to come.
+    fn ping_due(&self, now: Duration, more_follows: bool) -> bool {
+        let connection = &self.connection;
+        let records = self.sent.since(connection.pinged_to);
+        if self.rules.confirm != Confirm::Pong || records == 0 || self.marks_full() {
+            return false;
+        }
+        let (window_records, window_bytes) = self.window();
+        let bytes = connection.bytes_sent - connection.pinged_bytes;
+        records >= (window_records / 4).max(1)
+            || bytes >= (window_bytes / 4).clamp(1, PING_SPACING_BYTES_MAX)
+            || (!more_follows && connection.marks.is_empty())
+            || self.gap_ends_at().is_some_and(|end| now >= end)
+    }
+
+    fn marks_full(&self) -> bool {
+        self.connection.marks.len() >= MARKS_MAX
+    }
+
+    fn gap_ends_at(&self) -> Option<Duration> {
+        let pinged_at = self.connection.pinged_at?;
+        Some(pinged_at + self.rules.ping_gap)
+    }
+
+    /// Half of `confirm_timeout` is over: one more Ping before the connection is given up, since a
+    /// peer may answer only the latest, and a Pong may have been lost on its way through a gateway.
+    fn last_ping_due(&self, now: Duration) -> bool {
+        self.awaits_confirmation()
+            && !self.connection.repinged
+            && now >= self.connection.progress_at + self.rules.confirm_timeout / 2
+    }
+
+    fn keepalive_due(&self, now: Duration) -> bool {
+        let interval = self.rules.ping_interval;
+        !interval.is_zero()
+            && self.connection.keepalive_at.is_none()
+            && now >= self.connection.heard_at + interval
+    }
+
+    fn awaits_confirmation(&self) -> bool {
+        self.in_flight() > 0 && self.rules.confirm != Confirm::Written
+    }
+
+    /// The deadline that has passed, if one has.
+    fn expired(&self, now: Duration) -> Option<GivenUp> {
+        let (deadline, why) = self.deadline()?;
+        (now >= deadline).then_some(why)
+    }
+
+    /// The first time at which the connection is given up if nothing happens.
+    fn deadline(&self) -> Option<(Duration, GivenUp)> {
+        let connection = &self.connection;
+        let rules = &self.rules;
+        let write = connection
+            .blocked_since
+            .map(|since| (since + rules.write_timeout, GivenUp::WriteTimeout));
+        let confirm = self.awaits_confirmation().then(|| {
+            (
+                connection.progress_at + rules.confirm_timeout,
+                GivenUp::ConfirmTimeout,
+            )
+        });
+        let silent = connection
+            .keepalive_at
+            .map(|since| (since + rules.confirm_timeout, GivenUp::Silent));
+        let deadlines = [write, confirm, silent];
+        deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// When `next` has something to do although nothing happens.
+    fn wake_at(&self, room: u64) -> Option<Duration> {
+        let connection = &self.connection;
+        let mut wake = self.deadline().map(|(at, _)| at);
+        let mut at = |time: Duration| wake = Some(wake.map_or(time, |wake| wake.min(time)));
+        if room > 0 {
+            if self.awaits_confirmation() && !connection.repinged {
+                at(connection.progress_at + self.rules.confirm_timeout / 2);
+            }
+            if !self.rules.ping_interval.is_zero() && connection.keepalive_at.is_none() {
+                at(connection.heard_at + self.rules.ping_interval);
+            }
+            let unpinged = self.sent > connection.pinged_to;
+            if self.rules.confirm == Confirm::Pong && unpinged && !self.marks_full() {
+                self.gap_ends_at().into_iter().for_each(at);
+            }
+        }
+        wake
+    }
+
+    /// A Ping whose Pong confirms all that was sent until now.
+    fn ping(&mut self, now: Duration) -> Step {
+        let connection = &mut self.connection;
+        let sequence = connection.sequence;
+        connection.sequence += 1;
+        if connection.marks.len() >= MARKS_MAX {
+            // A later Pong confirms what this one would have.
+            connection.marks.pop_front();
+        }
+        connection.marks.push_back(Mark {
+            sequence,
+            to: self.sent,
+            bytes: connection.bytes_sent,
+        });
+        connection.pinged_to = self.sent;
+        connection.pinged_bytes = connection.bytes_sent;
+        connection.pinged_at = Some(now);
+        connection.blocked_since.get_or_insert(now);
+        let mut payload = [0; PING_BYTES];
+        payload[..8].copy_from_slice(&connection.nonce.to_be_bytes());
+        payload[8..].copy_from_slice(&sequence.to_be_bytes());
+        Step::Ping(payload)
+    }
+}
