@@ -47,12 +47,14 @@ pub fn check(
     };
     let plan = checker.plan(environment, plugins);
     let mut found = checker.found;
+    if plan.is_none() && found.iter().all(is_warning) {
+        let message = "a driver refuses its config without saying why";
+        found.push(Diagnostic::of_file(&checker.spec.file, message));
+    }
     found.sort_by_key(|one| (one.line, one.column, one.severity));
     found.dedup();
     match plan {
-        Some(plan) if found.iter().all(|one| one.severity == Severity::Warning) => {
-            Ok((plan, found))
-        }
+        Some(plan) if found.iter().all(is_warning) => Ok((plan, found)),
         _ => Err(found),
     }
 }

@@ -540,7 +540,7 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-fn type_words(name: &str) -> &'static str {
+pub(super) fn type_words(name: &str) -> &'static str {
     match name {
         "string" => "text",
         "integer" => "a whole number",
