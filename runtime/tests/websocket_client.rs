@@ -152,7 +152,11 @@ async fn carry(config: Value, records: usize) -> Ended {
         .await
         .expect("the run ends");
     if let Ok(delivered) = &result {
-        assert_eq!(delivered.confirmed, *seen.borrow(), "confirmed is published");
+        assert_eq!(
+            delivered.confirmed,
+            *seen.borrow(),
+            "confirmed is published"
+        );
     }
     Ended {
         result,
@@ -195,7 +199,12 @@ async fn i1_every_level_of_confirmation_delivers_everything_in_order() {
 
 #[tokio::test]
 async fn i1_breaks_of_every_kind_lose_nothing() {
-    let kinds = [BreakHow::Reset, BreakHow::Close, BreakHow::Stall, BreakHow::Refuse503];
+    let kinds = [
+        BreakHow::Reset,
+        BreakHow::Close,
+        BreakHow::Stall,
+        BreakHow::Refuse503,
+    ];
     for how in kinds {
         for level in ["pong", "message"] {
             let faults = Faults {
