@@ -223,3 +223,117 @@ async fn i1_breaks_of_every_kind_lose_nothing() {
         }
     }
 }
+
+#[tokio::test]
+async fn i2_a_record_that_kills_its_peer_goes_to_the_failover_and_the_rest_goes_on() {
+    for framing in ["record", "ndjson", "json-array"] {
+        let faults = Faults {
+            break_on: Some(b"\"n\":77}".to_vec()),
+            ..Faults::default()
+        };
+        let peer = Peer::start(false, faults).await;
+        let mut config = json!({"ack": "pong", "framing": framing});
+        if framing != "record" {
+            config["batch"] = json!({"records": 40});
+        }
+        let ended = carry(peer.config(config), 1_000).await;
+        assert_eq!(ended.result.unwrap().confirmed, Position(1_000), "{framing}");
+        assert_eq!(ended.poisoned, ["{\"n\":77}"], "{framing}");
+        let mut seen = vec![0; 1_000];
+        for line in peer.lines() {
+            let line = line.trim_start_matches('[').trim_end_matches(']');
+            line.replace("},{", "}\n{")
+                .lines()
+                .for_each(|record| seen[line_number(record)] += 1);
+        }
+        let missing: Vec<usize> = (0..1_000).filter(|n| seen[*n] == 0).collect();
+        assert_eq!(missing, [77], "{framing}");
+    }
+}
+
+#[tokio::test]
+async fn ten_kills_of_the_peer_fail_over_no_good_record() {
+    for every in [1, 2, 50] {
+        let faults = Faults {
+            break_every: Some(every),
+            breaks_max: Some(10),
+            ..Faults::default()
+        };
+        // A peer that breaks after each record cannot answer a Ping behind it; its reply goes out.
+        let replies = every == 1;
+        let peer = Peer::start(replies, faults).await;
+        let level = if replies { "message" } else { "pong" };
+        let ended = carry(peer.config(json!({"ack": level})), 2_000).await;
+        assert_eq!(ended.result.unwrap().confirmed, Position(2_000), "every {every}");
+        assert_eq!(ended.poisoned, Vec::<String>::new(), "every {every}");
+        assert_all(&peer.lines(), 2_000);
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_pings_wrongly_or_never_is_refused_loudly() {
+    let wrong = Faults {
+        wrong_pongs: true,
+        ..Faults::default()
+    };
+    let never = Faults {
+        no_pong: true,
+        ..Faults::default()
+    };
+    for faults in [wrong, never] {
+        let peer = Peer::start(false, faults).await;
+        let config = json!({"ack": "pong", "confirm_timeout": "200ms"});
+        let ended = carry(peer.config(config), 10).await;
+        let error = ended.result.unwrap_err();
+        assert!(matches!(error, SinkError::Peer { .. }), "{error:?}");
+        assert!(error.to_string().contains("ack: message"), "{error}");
+        assert_eq!(peer.lines(), Vec::<String>::new(), "nothing counts before the probe");
+    }
+}
+
+#[tokio::test]
+async fn i1_a_peer_that_goes_and_comes_back_ten_times_misses_nothing() {
+    let mut peer = Peer::start(false, Faults::default()).await;
+    let address = peer.address.clone();
+    // So slow that the run outlives every restart.
+    let config = peer.config(json!({"window": {"records": 4}}));
+    let run = tokio::spawn(carry(config, 20_000));
+    for kill in 1..=10 {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while peer.totals.read()[0] < 50 && !run.is_finished() {
+            assert!(tokio::time::Instant::now() < deadline, "kill {kill}: no progress");
+            tokio::task::yield_now().await;
+        }
+        peer.stop.cancel();
+        let folder = std::mem::replace(&mut peer.folder, tempfile::tempdir().unwrap());
+        // The port is free once the old listener is dropped.
+        peer = loop {
+            if std::net::TcpListener::bind(&address).is_ok() {
+                break Peer::start_at(&address, folder, false, Faults::default()).await;
+            }
+            tokio::task::yield_now().await;
+        };
+    }
+    let ended = run.await.unwrap();
+    let delivered = ended.result.unwrap();
+    assert_eq!(delivered.confirmed, Position(20_000));
+    assert!(delivered.reconnects >= 10, "{delivered:?}");
+    assert_eq!(ended.poisoned, Vec::<String>::new());
+    assert_all(&peer.lines(), 20_000);
+}
+
+#[tokio::test]
+async fn refusals_before_the_first_success_end_the_run_with_the_servers_words() {
+    for status in [400, 401, 403, 404, 451] {
+        let faults = Faults {
+            status: Some(status),
+            ..Faults::default()
+        };
+        let peer = Peer::start(false, faults).await;
+        let error = carry(peer.config(json!({})), 1).await.result.unwrap_err();
+        assert!(matches!(error, SinkError::Environment { .. }), "{error:?}");
+        let message = error.to_string();
+        assert!(message.contains(&status.to_string()), "{message}");
+        assert!(message.contains("refused on request"), "{message}");
+    }
+}
