@@ -69,6 +69,11 @@ impl Outbound {
         &self.bytes[self.start..self.end]
     }
 
+    /// Whether what was written so far ends with a whole frame.
+    pub(super) fn is_at_boundary(&self) -> bool {
+        self.start == 0
+    }
+
     /// Every record below is in the buffer or written.
     pub(super) fn position(&self) -> Position {
         self.to
