@@ -217,6 +217,8 @@ impl Sink for Server {
                 drop(listener);
                 hub.stop_taking_subscribers();
                 hub.subscribers.wait().await;
+                // What was read is published before the run ends (I1), be there subscribers or not.
+                closed(&hub).await;
             };
             tokio::select! {
                 () = hub.released.follow(hub.context.journal.marks(), &stop, flush) => {
@@ -235,18 +237,20 @@ impl Sink for Server {
 /// Returns when the server is to take no more subscribers: asked to drain, or at the end of the
 /// source where `at_end: exit` says so.
 async fn ended(hub: &Hub) {
-    let mut marks = hub.context.journal.marks();
-    let closed = async {
-        // A journal that is gone is closed.
-        let _ = marks.wait_for(|marks| marks.closed).await;
-    };
     match hub.plan.at_end {
         AtEnd::Serve => hub.context.stop.drain.cancelled().await,
         AtEnd::Exit => tokio::select! {
             () = hub.context.stop.drain.cancelled() => (),
-            () = closed => (),
+            () = closed(hub) => (),
         },
     }
+}
+
+/// Returns when the journal is closed.
+async fn closed(hub: &Hub) {
+    let mut marks = hub.context.journal.marks();
+    // A journal that is gone is closed.
+    let _ = marks.wait_for(|marks| marks.closed).await;
 }
 
 async fn accept(listener: &TcpListener, hub: &Arc<Hub>) {

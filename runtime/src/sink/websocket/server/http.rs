@@ -156,6 +156,8 @@ fn subscribe(
     if list(request.headers(), header::SEC_WEBSOCKET_PROTOCOL).any(|asked| asked == PLAIN) {
         put(&mut answer, header::SEC_WEBSOCKET_PROTOCOL, PLAIN);
     }
+    // From the newest on, as of the answer: whoever has read it sees all that is published after it.
+    let newest = hub.context.journal.marks().borrow().durable;
     let upgrade = hyper::upgrade::on(&mut request);
     let upgraded = {
         let hub = Arc::clone(hub);
@@ -166,7 +168,7 @@ fn subscribe(
             {
                 Ok(Ok(parts)) => {
                     let stream = parts.io.into_inner();
-                    subscriber::run(&hub, peer, stream, &parts.read_buf).await;
+                    subscriber::run(&hub, peer, stream, &parts.read_buf, newest).await;
                 }
                 Ok(Err(_)) => unreachable!("connections are served from TokioIo<TcpStream>"),
                 Err(error) => tracing::debug!(%peer, "upgrade failed: {error}"),

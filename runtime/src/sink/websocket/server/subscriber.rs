@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use super::inbound::{Heard, Inbound};
 use super::release::Signal;
 use super::{AtEnd, Hub};
-use crate::journal::{Chunk, Marks, Read};
+use crate::journal::{Chunk, Marks, Position, Read};
 use crate::sink::websocket::session::{Order, Piece, Rules, Session, Step};
 
 /// Bytes that are gathered for one write.
@@ -87,10 +87,16 @@ enum Next {
 }
 
 /// Serves a subscriber until it leaves, falls behind, or the run ends.
-pub(super) async fn run(hub: &Hub, peer: SocketAddr, stream: TcpStream, read_ahead: &[u8]) {
+pub(super) async fn run(
+    hub: &Hub,
+    peer: SocketAddr,
+    stream: TcpStream,
+    read_ahead: &[u8],
+    from: Position,
+) {
     hub.context.metrics.subscribers.add(1);
     tracing::debug!(%peer, "subscribed");
-    let mut subscriber = Subscriber::new(hub, stream);
+    let mut subscriber = Subscriber::new(hub, stream, from);
     subscriber.hear(read_ahead);
     let end = subscriber.serve().await;
     hub.context.metrics.subscribers.sub(1);
@@ -121,7 +127,7 @@ struct Subscriber<'a> {
 }
 
 impl<'a> Subscriber<'a> {
-    fn new(hub: &'a Hub, stream: TcpStream) -> Self {
+    fn new(hub: &'a Hub, stream: TcpStream, from: Position) -> Self {
         let timing = &hub.plan.timing;
         let rules = Rules {
             write_timeout: timing.write_timeout,
@@ -129,8 +135,7 @@ impl<'a> Subscriber<'a> {
             ping_interval: timing.ping_interval,
             ..Rules::accepted()
         };
-        let newest = hub.context.journal.marks().borrow().durable;
-        let mut session = Session::new(rules, newest, fastrand::u64(..));
+        let mut session = Session::new(rules, from, fastrand::u64(..));
         session.connected(Duration::ZERO);
         Self {
             signal: hub.released.watch(),

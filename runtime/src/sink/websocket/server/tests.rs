@@ -251,6 +251,22 @@ async fn serve_stays_after_the_source_and_a_drain_says_so() {
 }
 
 #[tokio::test]
+async fn i1_a_drain_without_subscribers_waits_for_what_was_read() {
+    let mut running = Running::start(json!({}), 64 << 20).await;
+    running.stop.drain.cancel();
+    let refused = async {
+        while TcpStream::connect(running.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the end of listening", refused).await;
+    assert!(!running.run.is_finished());
+    running.publish(7, 8).await;
+    running.journal.close();
+    assert_eq!(running.ended().await.confirmed, Position(7));
+}
+
+#[tokio::test]
 async fn a_drain_brings_what_the_journal_has_first() {
     let mut running = Running::start(json!({ "flush": "1s" }), 64 << 20).await;
     let mut client = running.subscribe().await;
