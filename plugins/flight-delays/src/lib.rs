@@ -62,3 +62,28 @@ impl Formatter for FlightDelays {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flight_must_be_later_than_the_limit() {
+        let flight = |delay: &str| {
+            format!(
+                r#"{{"dep_delay":{delay},"carrier":"UA","flight":1,"origin":"EWR","dest":"IAH"}}"#
+            )
+        };
+        let input = ["14.0", "15.0", "15.5", "16", "null"]
+            .map(flight)
+            .join("\n");
+        let run = wirefall_sdk::testing::run::<FlightDelays>(r#"{"min_delay": 15}"#, &input);
+        let sources: Vec<usize> = run.unwrap().outputs.iter().map(|out| out.source).collect();
+        assert_eq!(sources, [2, 3]);
+    }
+
+    #[test]
+    fn golden() {
+        wirefall_sdk::testing::golden::<FlightDelays>("tests/golden");
+    }
+}
