@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use crate::checkpoint::Delta;
 use crate::journal::Position;
+use crate::record::Partition;
 
 /// Batches whose outputs are not all confirmed, oldest first. Bounded by what the journal holds.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ struct Entry {
     first: Position,
     /// The input of each output; never decreasing.
     sources: Vec<u32>,
+    /// The source position after each input.
+    positions: Vec<u64>,
     /// Inputs of which an output went to the failover instead.
     poisoned: BTreeSet<u32>,
 }
@@ -82,13 +85,20 @@ pub struct Open {
 }
 
 impl Ledger {
-    /// Notes a batch: the source range that it covers, and the inputs of its outputs, of which the
-    /// first gets position `first`. Batches come in order.
-    pub fn appended(&mut self, delta: Delta, first: Position, sources: Vec<u32>) {
+    /// Notes a batch: where its inputs are from, and the inputs of its outputs, of which the first
+    /// gets position `first`. Batches come in order.
+    pub fn appended(
+        &mut self,
+        delta: Delta,
+        positions: Vec<u64>,
+        first: Position,
+        sources: Vec<u32>,
+    ) {
         self.entries.push_back(Entry {
             delta,
             first,
             sources,
+            positions,
             poisoned: BTreeSet::new(),
         });
     }
@@ -104,16 +114,19 @@ impl Ledger {
         }
     }
 
-    /// The source range and input index of the output at `position`, if it is not settled yet.
-    pub fn origin(&self, position: Position) -> Option<(&Delta, u32)> {
+    /// The partition and the source position of the output at `position`, if it is not settled yet.
+    pub fn origin(&self, position: Position) -> Option<(&Partition, u64)> {
         let index = self
             .entries
             .partition_point(|entry| entry.end() <= position);
         let entry = self.entries.get(index)?;
-        Some((
-            &entry.delta,
-            entry.sources[position.since(entry.first) as usize],
-        ))
+        let input = entry.sources[position.since(entry.first) as usize] as usize;
+        let place = if input == 0 {
+            entry.delta.from
+        } else {
+            entry.positions[input - 1]
+        };
+        Some((&entry.delta.partition, place))
     }
 
     /// Everything below `confirmed` is: what does that settle?
@@ -151,6 +164,11 @@ impl Ledger {
         open
     }
 
+    /// Everything below this is confirmed.
+    pub fn confirmed(&self) -> Position {
+        self.confirmed
+    }
+
     /// Whether every batch is settled.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -160,8 +178,6 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Partition;
-
     fn delta(from: u64, to: u64) -> Delta {
         Delta {
             partition: Partition::new("p"),
@@ -170,11 +186,16 @@ mod tests {
         }
     }
 
+    fn append(ledger: &mut Ledger, delta: Delta, first: u64, sources: Vec<u32>) {
+        let positions = (delta.from + 1..=delta.to).collect();
+        ledger.appended(delta, positions, Position(first), sources);
+    }
+
     #[test]
     fn i1_a_batch_is_settled_when_its_last_output_is_confirmed() {
         let mut ledger = Ledger::default();
-        ledger.appended(delta(0, 3), Position(0), vec![0, 2]);
-        ledger.appended(delta(3, 6), Position(2), vec![0, 0, 1]);
+        append(&mut ledger, delta(0, 3), 0, vec![0, 2]);
+        append(&mut ledger, delta(3, 6), 2, vec![0, 0, 1]);
         assert_eq!(ledger.confirm(Position(1)), Settled::default());
         assert_eq!(
             ledger.open(),
@@ -194,7 +215,7 @@ mod tests {
     #[test]
     fn i2_an_input_with_several_outputs_counts_once_and_when_all_are_confirmed() {
         let mut ledger = Ledger::default();
-        ledger.appended(delta(0, 2), Position(0), vec![0, 0, 0, 1]);
+        append(&mut ledger, delta(0, 2), 0, vec![0, 0, 0, 1]);
         ledger.confirm(Position(2));
         assert_eq!(
             ledger.open(),
@@ -218,8 +239,8 @@ mod tests {
     #[test]
     fn a_batch_without_outputs_waits_for_those_before_it() {
         let mut ledger = Ledger::default();
-        ledger.appended(delta(0, 2), Position(0), vec![0]);
-        ledger.appended(delta(2, 4), Position(1), vec![]);
+        append(&mut ledger, delta(0, 2), 0, vec![0]);
+        append(&mut ledger, delta(2, 4), 1, vec![]);
         assert_eq!(ledger.confirm(Position(0)).deltas, []);
         assert_eq!(
             ledger.confirm(Position(1)).deltas,
@@ -230,9 +251,9 @@ mod tests {
     #[test]
     fn i2_a_poisoned_output_takes_its_whole_input_from_delivered() {
         let mut ledger = Ledger::default();
-        ledger.appended(delta(0, 2), Position(0), vec![0, 0, 1]);
+        append(&mut ledger, delta(0, 2), 0, vec![0, 0, 1]);
         ledger.poisoned(Position(1));
-        assert_eq!(ledger.origin(Position(2)), Some((&delta(0, 2), 1)));
+        assert_eq!(ledger.origin(Position(2)), Some((&Partition::new("p"), 1)));
         let settled = ledger.confirm(Position(3));
         assert_eq!((settled.delivered, settled.poisoned), (1, 1));
     }

@@ -46,7 +46,8 @@ impl Facts {
 /// Something wrong (or worth a warning) in a config.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// JSON pointer from the driver's `config` to the value, `""` for the config itself.
+    /// JSON pointer from the driver's `config` to the value, `""` for the config itself; `../KEY…`
+    /// for a value beside `config`.
     pub pointer: String,
     /// What is wrong, in one sentence without a full stop.
     pub message: String,

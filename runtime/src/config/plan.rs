@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::failover::FailoverPlan;
-use crate::plugin::ProcessorPlan;
-use crate::sink::{Reread, SinkPlan};
+use crate::plugin::{PluginId, ProcessorPlan};
+use crate::sink::{Delivery, Reread, SinkPlan};
 use crate::source::{BatchLimits, SourcePlan};
 
 /// A checked pipeline.
@@ -20,6 +20,8 @@ pub struct Plan {
     pub source: Box<dyn SourcePlan>,
     /// `processors`, in order; empty means records go through unchanged.
     pub processors: Vec<ProcessorPlan>,
+    /// Who each processor is, in the same order.
+    pub plugins: Vec<PluginId>,
     /// `sink`.
     pub sink: Box<dyn SinkPlan>,
     /// Expands `sink.config` again.
@@ -28,6 +30,24 @@ pub struct Plan {
     pub failover: Option<Box<dyn FailoverPlan>>,
     /// `journal`.
     pub journal: JournalPlan,
+}
+
+impl Plan {
+    /// What delivery means for this pipeline and why, a sentence each (I1): printed by `check` and in
+    /// the first log lines.
+    pub fn guarantees(&self) -> Vec<String> {
+        let mut sentences = vec![self.sink.guarantee()];
+        if self.sink.delivery() == Delivery::Published {
+            sentences.push("with a memory journal a crash loses what it retained".to_owned());
+        }
+        if !self.source.replayable() {
+            sentences.push(format!(
+                "{} cannot be read again: a crash loses what was not delivered by then",
+                self.source.describe()
+            ));
+        }
+        sentences
+    }
 }
 
 /// `service`: what concerns the whole pipeline.

@@ -9,8 +9,11 @@ use std::time::SystemTime;
 use crate::driver::Driver;
 use crate::journal::BoxFuture;
 
+mod file;
+mod stderr;
+
 /// Every failover that a pipeline can name.
-pub static DRIVERS: &[&Driver<Box<dyn FailoverPlan>>] = &[];
+pub static DRIVERS: &[&Driver<Box<dyn FailoverPlan>>] = &[&file::DRIVER, &stderr::DRIVER];
 
 /// A record that failed, with all that is needed to mend and replay it.
 #[derive(Clone, Debug)]

@@ -191,6 +191,67 @@ pub trait Journal: Send + Sync {
     fn survives_crash(&self) -> bool;
 }
 
+/// Reads the journal in order from a position and waits at its end. For readers that hold nothing
+/// back and take each chunk once: plain sinks.
+pub struct Follower {
+    journal: Arc<dyn Journal>,
+    marks: watch::Receiver<Marks>,
+    at: Position,
+}
+
+/// What a follower comes to.
+#[derive(Clone, Debug)]
+pub enum Followed {
+    /// The next chunk. The position asked for may be in its middle.
+    Chunk(Chunk),
+    /// Retention passed the follower; it goes on at the oldest kept.
+    Lost {
+        /// Where it goes on.
+        tail: Position,
+    },
+    /// The journal is closed and read to its head.
+    End,
+}
+
+impl Follower {
+    /// Reads from `at` on.
+    pub fn new(journal: Arc<dyn Journal>, at: Position) -> Self {
+        Self {
+            marks: journal.marks(),
+            journal,
+            at,
+        }
+    }
+
+    /// Whether nothing is there to be read now.
+    pub fn is_at_head(&self) -> bool {
+        self.marks.borrow().durable <= self.at
+    }
+
+    /// The next chunk, waited for. Cancel-safe.
+    pub async fn next(&mut self) -> Followed {
+        loop {
+            let marks = *self.marks.borrow_and_update();
+            match self.journal.read(self.at) {
+                Read::Chunk(chunk) => {
+                    self.at = chunk.end();
+                    return Followed::Chunk(chunk);
+                }
+                Read::Lost { tail } => {
+                    self.at = tail;
+                    return Followed::Lost { tail };
+                }
+                Read::Wait if marks.closed => return Followed::End,
+                Read::Wait => {
+                    if self.marks.changed().await.is_err() {
+                        return Followed::End;
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A pinned cursor: retention never passes it. Dropping it lets go.
 pub struct Cursor {
     position: Position,

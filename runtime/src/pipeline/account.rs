@@ -90,14 +90,30 @@ mod tests {
 
     #[test]
     fn i2_an_input_in_no_place_is_noticed() {
-        let account = Account { read: 3, delivered: 1, filtered: 1, ..Account::default() };
+        let account = Account {
+            read: 3,
+            delivered: 1,
+            filtered: 1,
+            ..Account::default()
+        };
         assert!(!account.balances());
-        assert!(Account { dropped: 1, ..account }.balances());
+        assert!(
+            Account {
+                dropped: 1,
+                ..account
+            }
+            .balances()
+        );
     }
 
     #[test]
     fn shows_what_matters_and_leaves_out_what_is_not() {
-        let account = Account { read: 3, published: 2, filtered: 1, ..Account::default() };
+        let account = Account {
+            read: 3,
+            published: 2,
+            filtered: 1,
+            ..Account::default()
+        };
         assert_eq!(
             account.to_string(),
             "read 3 · published 2 · filtered 1 · failed over 0 · unconfirmed 0"

@@ -17,7 +17,11 @@ pub(super) struct Window {
 
 impl Window {
     pub(super) fn new(tolerance: Tolerance) -> Self {
-        Self { tolerance, failures: VecDeque::new(), records: 0 }
+        Self {
+            tolerance,
+            failures: VecDeque::new(),
+            records: 0,
+        }
     }
 
     /// Takes a batch of `records` records with the indices of those that failed, ascending. Tells
@@ -28,7 +32,11 @@ impl Window {
             let number = self.records + u64::from(index);
             let oldest = (number + 1).saturating_sub(u64::from(self.tolerance.window));
             self.failures.push_back(number);
-            while self.failures.front().is_some_and(|failure| *failure < oldest) {
+            while self
+                .failures
+                .front()
+                .is_some_and(|failure| *failure < oldest)
+            {
                 self.failures.pop_front();
             }
             exceeded |= self.failures.len() > self.tolerance.failures_max as usize;
@@ -47,15 +55,24 @@ mod tests {
     use super::*;
 
     fn window(failures_max: u32, window: u32) -> Window {
-        Window::new(Tolerance { failures_max, window })
+        Window::new(Tolerance {
+            failures_max,
+            window,
+        })
     }
 
     #[test]
     fn counts_across_batches_and_forgets_what_left_the_window() {
         let mut strict = window(2, 10);
         assert!(!strict.exceeded(5, [0, 4].into_iter()));
-        assert!(!strict.exceeded(6, [5].into_iter()), "record 0 left the window at record 10");
-        assert!(strict.exceeded(1, [0].into_iter()), "4, 10 and 11 are within ten records");
+        assert!(
+            !strict.exceeded(6, [5].into_iter()),
+            "record 0 left the window at record 10"
+        );
+        assert!(
+            strict.exceeded(1, [0].into_iter()),
+            "4, 10 and 11 are within ten records"
+        );
     }
 
     #[test]

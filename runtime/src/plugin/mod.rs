@@ -17,10 +17,18 @@ pub use crate_build::resolve;
 pub use describe::{describe, try_config};
 pub use engine::{Cache, Host};
 
+mod abi;
+mod artifact;
+mod cache;
 mod chain;
 mod crate_build;
 mod describe;
 mod engine;
+mod instance;
+mod limits;
+mod log;
+mod stage;
+mod wasi;
 
 /// Bounds on what one instance may use (I4, I5).
 #[derive(Clone, Debug, PartialEq, Eq)]

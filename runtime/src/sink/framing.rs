@@ -199,6 +199,11 @@ impl Framer {
         self.next
     }
 
+    /// Whether there are closed frames to take.
+    pub fn has_frames(&self) -> bool {
+        !self.frames.is_empty()
+    }
+
     /// The position below which every record is in a closed frame.
     pub fn closed_below(&self) -> Position {
         Position(self.next.0 - self.open.records.len() as u64)

@@ -16,11 +16,14 @@ use crate::driver::Driver;
 use crate::journal::{BoxFuture, Journal, Position};
 use crate::metrics::Metrics;
 
+mod file;
 pub mod framing;
+mod stdout;
 pub mod websocket;
 
 /// Every sink that a pipeline can name.
-pub static DRIVERS: &[&Driver<Box<dyn SinkPlan>>] = &[&websocket::DRIVER];
+pub static DRIVERS: &[&Driver<Box<dyn SinkPlan>>] =
+    &[&websocket::DRIVER, &stdout::DRIVER, &file::DRIVER];
 
 /// What "delivered" means for a sink (I1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -383,6 +383,13 @@ impl Reader for FileReader {
         Box::pin(self.read())
     }
 
+    fn close(&mut self) {
+        // What is unread, or read and not given out, is read again by the next run.
+        self.current = None;
+        self.left.clear();
+        self.rounds_left = Some(0);
+    }
+
     fn oddities(&self) -> Oddities {
         let open = self
             .current

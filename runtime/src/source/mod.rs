@@ -76,6 +76,9 @@ pub trait Reader: Send {
     /// call loses nothing. `Batch::number` is set by the caller.
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Batch>, SourceError>>;
 
+    /// Takes nothing more from outside: `next` gives what was taken already, then `None`.
+    fn close(&mut self);
+
     /// What it met beside records, cumulative.
     fn oddities(&self) -> Oddities {
         Oddities::default()

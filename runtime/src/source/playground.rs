@@ -248,4 +248,8 @@ impl Reader for Playground {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Batch>, SourceError>> {
         Box::pin(async { Ok(self.read().await) })
     }
+
+    fn close(&mut self) {
+        self.plan.config.limit = Some(0);
+    }
 }

@@ -3,7 +3,9 @@
 //! Owns a thread that reads, because nothing else can wait for a pipe. Remembers nothing: what was
 //! read is gone from the pipe, so it cannot be replayed.
 
-use std::io::Read;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use schemars::JsonSchema;
@@ -32,6 +34,9 @@ pub static DRIVER: Driver<Box<dyn SourcePlan>> = Driver {
 
 /// Bytes read at once; also asked of the pipe, whose default is a quarter of it.
 const BLOCK_BYTES: usize = 256 << 10;
+
+/// How often a thread that waits for input looks whether the source was closed.
+const CLOSED_EVERY: Duration = Duration::from_millis(50);
 
 /// Batches read ahead of the pipeline (I4).
 const AHEAD_MAX: usize = 2;
@@ -79,16 +84,21 @@ impl SourcePlan for Config {
         Box::pin(async move {
             let (batches, received) = mpsc::channel(AHEAD_MAX);
             let config = self.clone();
+            let closed = Arc::new(AtomicBool::new(false));
+            let input = Input {
+                closed: Arc::clone(&closed),
+            };
             std::thread::Builder::new()
                 .name("stdin".to_owned())
                 .spawn(move || match config.framing {
-                    Cut::Lines => read_lines(&config, context.limits, &batches),
-                    Cut::Bytes => read_blocks(context.limits, &batches),
+                    Cut::Lines => read_lines(&input, &config, context.limits, &batches),
+                    Cut::Bytes => read_blocks(&input, context.limits, &batches),
                 })
                 .map_err(|error| SourceError::io("starting the stdin thread", error))?;
             Ok(Source {
                 reader: Box::new(Stdin {
                     received,
+                    closed,
                     oddities: Oddities::default(),
                 }),
                 committer: Box::new(Forgetful),
@@ -103,6 +113,7 @@ type Sent = Result<(Batch, Oddities), SourceError>;
 
 struct Stdin {
     received: mpsc::Receiver<Sent>,
+    closed: Arc<AtomicBool>,
     oddities: Oddities,
 }
 
@@ -120,8 +131,35 @@ impl Reader for Stdin {
         })
     }
 
+    fn close(&mut self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
     fn oddities(&self) -> Oddities {
         self.oddities
+    }
+}
+
+/// Standard input as the thread sees it: it ends when the source is closed.
+struct Input {
+    closed: Arc<AtomicBool>,
+}
+
+impl Input {
+    /// Reads what there is; 0 at the end, and once the source is closed.
+    fn read(&self, block: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.closed.load(Ordering::Relaxed) {
+                return Ok(0);
+            }
+            if !within(CLOSED_EVERY) {
+                continue;
+            }
+            match io::stdin().lock().read(block) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
     }
 }
 
@@ -129,7 +167,7 @@ fn partition() -> Partition {
     Partition::new("stdin")
 }
 
-fn read_lines(config: &Config, limits: BatchLimits, batches: &mpsc::Sender<Sent>) {
+fn read_lines(input: &Input, config: &Config, limits: BatchLimits, batches: &mpsc::Sender<Sent>) {
     let mut lines = Lines::new(partition(), limits, config.line_max.0 as usize, 0);
     let mut block = vec![0; BLOCK_BYTES];
     let mut waiting_since = None;
@@ -137,7 +175,7 @@ fn read_lines(config: &Config, limits: BatchLimits, batches: &mpsc::Sender<Sent>
     let end = loop {
         if lines.waiting() > 0 {
             let since = *waiting_since.get_or_insert_with(Instant::now);
-            if !input_within(limits.wait.saturating_sub(since.elapsed())) {
+            if !within(limits.wait.saturating_sub(since.elapsed())) {
                 waiting_since = None;
                 if !lines
                     .take()
@@ -148,10 +186,9 @@ fn read_lines(config: &Config, limits: BatchLimits, batches: &mpsc::Sender<Sent>
                 continue;
             }
         }
-        let count = match std::io::stdin().lock().read(&mut block) {
+        let count = match input.read(&mut block) {
             Ok(0) => break Ok(()),
             Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => break Err(SourceError::io("reading standard input", error)),
         };
         let mut bytes = &block[..count];
@@ -178,6 +215,11 @@ fn read_lines(config: &Config, limits: BatchLimits, batches: &mpsc::Sender<Sent>
             break Err(error);
         }
     };
+    if input.closed.load(Ordering::Relaxed) && lines.has_partial() {
+        tracing::warn!(
+            "stopped in the middle of a line of standard input; its first part is passed on as a record"
+        );
+    }
     let last = match &end {
         Ok(()) => lines.finish(),
         Err(_) => lines.take(),
@@ -201,11 +243,11 @@ fn empty(start: u64) -> Batch {
     }
 }
 
-fn read_blocks(limits: BatchLimits, batches: &mpsc::Sender<Sent>) {
+fn read_blocks(input: &Input, limits: BatchLimits, batches: &mpsc::Sender<Sent>) {
     let mut block = vec![0; BLOCK_BYTES.min(limits.bytes_max)];
     let mut offset = 0;
     loop {
-        let sent = match std::io::stdin().lock().read(&mut block) {
+        let sent = match input.read(&mut block) {
             Ok(0) => return,
             Ok(count) => {
                 let start = offset;
@@ -223,7 +265,6 @@ fn read_blocks(limits: BatchLimits, batches: &mpsc::Sender<Sent>) {
                     Oddities::default(),
                 ))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => Err(SourceError::io("reading standard input", error)),
         };
         let failed = sent.is_err();
@@ -234,7 +275,7 @@ fn read_blocks(limits: BatchLimits, batches: &mpsc::Sender<Sent>) {
 }
 
 /// Waits until standard input has something (or its end) for at most `wait`.
-fn input_within(wait: Duration) -> bool {
+fn within(wait: Duration) -> bool {
     let mut poll = libc::pollfd {
         fd: libc::STDIN_FILENO,
         events: libc::POLLIN,

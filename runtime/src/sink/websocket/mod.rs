@@ -19,6 +19,7 @@ mod replies;
 mod server;
 pub mod session;
 mod socket;
+pub mod subscription;
 mod tls;
 
 /// The table entry.

@@ -1,17 +1,300 @@
-//! Server mode: `listen:` publishes to subscribers.
+//! The server side: `listen:` publishes the journal to whoever subscribes.
+//!
+//! Owns the port: config, bind, the accept loop, the bound on subscribers, the end. Never confirms:
+//! appended is published (I1), and a subscriber holds nothing back. `http` answers requests,
+//! `subscriber` is one connection's loop, `release` decides when new frames go out.
 
-use schemars::Schema;
-use serde_json::Value;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::driver::{Facts, Problem};
-use crate::sink::SinkPlan;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
-/// The JSON Schema of this form of the config.
-pub(super) fn schema() -> Schema {
-    Schema::default()
+use crate::journal::BoxFuture;
+use crate::sink::framing::Framing;
+use crate::sink::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
+
+mod config;
+mod http;
+mod inbound;
+mod release;
+mod subscriber;
+#[cfg(test)]
+mod tests;
+
+pub use config::{check, schema};
+
+/// Most bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Connections beyond `subscribers_max`, for the page, for health checks and for being refused.
+const VISITORS_MAX: usize = 64;
+/// Pause after the system had no descriptor left for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What happens once the source is at its end and the journal is closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AtEnd {
+    /// Keep the port and the subscribers until the run is stopped.
+    #[default]
+    Serve,
+    /// Once the connected have everything: close them and end the run.
+    Exit,
 }
 
-/// Checks a config that has `listen`.
-pub(super) fn check(_config: Value, _facts: &Facts) -> Result<Box<dyn SinkPlan>, Vec<Problem>> {
-    Err(vec![Problem::error("/listen", "not built yet")])
+/// A checked server.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Where to listen: loopback only.
+    listen: SocketAddr,
+    /// Path of the stream.
+    path: String,
+    at_end: AtEnd,
+    /// Web origins that may read beside the server's own.
+    origins: Vec<String>,
+    subscribers_max: NonZeroU32,
+    framing: Framing,
+    timing: Timing,
+}
+
+/// Bounds in time (I4).
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    /// Longest hold-back of small frames.
+    flush: Duration,
+    /// How long a connection may be silent before it is asked, and then before it counts as dead.
+    ping_interval: Duration,
+    /// Longest wait for a request.
+    handshake_timeout: Duration,
+    /// Longest wait for a subscriber that takes nothing.
+    write_timeout: Duration,
+}
+
+impl SinkPlan for Plan {
+    fn describe(&self) -> String {
+        format!("publish on ws://{}{}", self.listen, self.path)
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery::Published
+    }
+
+    fn guarantee(&self) -> String {
+        "published at least once: a record is settled when the journal has it; each subscriber \
+         sees what comes while it is connected, and is told when it falls behind"
+            .to_owned()
+    }
+
+    fn framing(&self) -> Framing {
+        self.framing.clone()
+    }
+
+    fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
+        Box::pin(async move {
+            let listener = bind(self.listen).await?;
+            let address = listener.local_addr().map_err(|error| SinkError::Io {
+                context: format!("listening on {}", self.listen),
+                error,
+            })?;
+            raise_open_files(self.subscribers_max.get() as u64);
+            let sink: Box<dyn Sink> = Box::new(Server {
+                listener,
+                hub: Arc::new(Hub::new(self.clone(), address, context)),
+            });
+            Ok(sink)
+        })
+    }
+}
+
+async fn bind(listen: SocketAddr) -> Result<TcpListener, SinkError> {
+    TcpListener::bind(listen)
+        .await
+        .map_err(|error| SinkError::Environment {
+            message: match error.kind() {
+                std::io::ErrorKind::AddrInUse => format!(
+                    "cannot listen on {listen}: another process does; end it, or choose another \
+                     port with `listen:`"
+                ),
+                _ => format!("cannot listen on {listen}: {error}"),
+            },
+        })
+}
+
+/// Raises the soft limit of open files to the hard one: each subscriber takes a descriptor, and the
+/// usual soft limit is 1,024.
+fn raise_open_files(subscribers_max: u64) {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: both calls are given a valid pointer to a limit that outlives them.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0
+        }
+    };
+    let needed = subscribers_max + 2 * VISITORS_MAX as u64;
+    if !raised || limit.rlim_cur < needed {
+        tracing::warn!(
+            "subscribers_max: {subscribers_max} needs {needed} open files and the system allows \
+             {}; raise `ulimit -n` or lower it",
+            limit.rlim_cur
+        );
+    }
+}
+
+/// An open server: the port is bound, nobody is let in before `run`.
+struct Server {
+    listener: TcpListener,
+    hub: Arc<Hub>,
+}
+
+/// What every connection of a server shares.
+struct Hub {
+    plan: Plan,
+    /// Where it really listens: the port may have been 0.
+    address: SocketAddr,
+    context: SinkContext,
+    /// One permit a subscriber (I4).
+    seats: Arc<Semaphore>,
+    released: release::Released,
+    subscribers: TaskTracker,
+    draining: AtomicBool,
+    page: http::Page,
+}
+
+impl Hub {
+    fn new(plan: Plan, address: SocketAddr, context: SinkContext) -> Self {
+        Self {
+            seats: Arc::new(Semaphore::new(plan.subscribers_max.get() as usize)),
+            released: release::Released::new(*context.journal.marks().borrow()),
+            subscribers: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+            page: http::Page::new(&context.pipeline, &plan.path),
+            plan,
+            address,
+            context,
+        }
+    }
+
+    /// Whether it still takes subscribers.
+    fn is_ready(&self) -> bool {
+        !self.draining.load(Ordering::Relaxed)
+    }
+
+    fn stop_taking_subscribers(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        self.subscribers.close();
+    }
+}
+
+impl Sink for Server {
+    fn greeting(&self) -> Vec<String> {
+        let Hub { address, plan, .. } = &*self.hub;
+        vec![
+            format!("page    http://{address}/"),
+            format!("stream  ws://{address}{}", plan.path),
+        ]
+    }
+
+    fn run(self: Box<Self>) -> BoxFuture<'static, Result<Delivered, SinkError>> {
+        Box::pin(async move {
+            let Self { listener, hub } = *self;
+            let stop = hub.context.stop.clone();
+            let flush = hub.plan.timing.flush;
+            let serving = async {
+                tokio::select! {
+                    never = accept(&listener, &hub) => never,
+                    () = ended(&hub) => (),
+                }
+                drop(listener);
+                hub.stop_taking_subscribers();
+                hub.subscribers.wait().await;
+                // What was read is published before the run ends (I1), be there subscribers or not.
+                closed(&hub).await;
+            };
+            tokio::select! {
+                () = hub.released.follow(hub.context.journal.marks(), &stop, flush) => {
+                    hub.stop_taking_subscribers();
+                }
+                () = serving => (),
+            }
+            Ok(Delivered {
+                confirmed: hub.context.journal.marks().borrow().durable,
+                ..Delivered::default()
+            })
+        })
+    }
+}
+
+/// Returns when the server is to take no more subscribers: asked to drain, or at the end of the
+/// source where `at_end: exit` says so.
+async fn ended(hub: &Hub) {
+    match hub.plan.at_end {
+        AtEnd::Serve => hub.context.stop.drain.cancelled().await,
+        AtEnd::Exit => tokio::select! {
+            () = hub.context.stop.drain.cancelled() => (),
+            () = closed(hub) => (),
+        },
+    }
+}
+
+/// Returns when the journal is closed.
+async fn closed(hub: &Hub) {
+    let mut marks = hub.context.journal.marks();
+    // A journal that is gone is closed.
+    let _ = marks.wait_for(|marks| marks.closed).await;
+}
+
+async fn accept(listener: &TcpListener, hub: &Arc<Hub>) {
+    let places = hub.plan.subscribers_max.get() as usize + VISITORS_MAX;
+    let places = Arc::new(Semaphore::new(places));
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => match Arc::clone(&places).try_acquire_owned() {
+                Ok(place) => {
+                    let hub = Arc::clone(hub);
+                    tokio::spawn(async move {
+                        serve(stream, peer, &hub).await;
+                        drop(place);
+                    });
+                }
+                Err(_) => tracing::debug!(%peer, "turned away: too many connections"),
+            },
+            Err(error) => {
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Answers the one request of a connection; an upgraded one goes on in a task of its own.
+async fn serve(stream: TcpStream, peer: SocketAddr, hub: &Arc<Hub>) {
+    let patience = hub.plan.timing.handshake_timeout;
+    // Frames are coalesced by `release`; the kernel is not to wait once more.
+    let _ = stream.set_nodelay(true);
+    let service = hyper::service::service_fn(|request| {
+        let answer = http::answer(hub, peer, request);
+        async move { Ok::<_, std::convert::Infallible>(answer) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    // Twice: for the request, and for the peer to take the answer.
+    match timeout(patience * 2, connection).await {
+        Ok(Ok(())) => (),
+        Ok(Err(error)) => tracing::debug!(%peer, "request failed: {error}"),
+        Err(_) => tracing::debug!(%peer, "dropped: took no answer in time"),
+    }
 }

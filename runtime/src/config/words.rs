@@ -1,0 +1,683 @@
+//! Words for what a JSON Schema finds wrong.
+//!
+//! Owns the validation of a value against a schema (a driver's, a plugin's, our own) and says each
+//! error as a person would. Knows JSON pointers only; `check` turns them into places in the YAML.
+
+use jsonschema::error::{TypeKind, ValidationError, ValidationErrorKind as Wrong};
+use serde_json::Value;
+
+use crate::units::{ByteSize, Percent, Span};
+
+/// One thing wrong in a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// JSON pointer to the value.
+    pub(super) pointer: String,
+    /// What about it is meant.
+    pub(super) at: At,
+    /// What is wrong.
+    pub(super) message: String,
+    /// What to do.
+    pub(super) help: Option<String>,
+}
+
+/// What about a value is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum At {
+    /// The value itself.
+    Value,
+    /// A key in it that should not be there, and the one that was probably meant.
+    Unknown(String, Option<String>),
+    /// A key that it lacks.
+    Missing(String),
+}
+
+/// Everything in `value`, called `name`, that does not fit `schema`. `shown` gives a scalar as written, where it may
+/// not be shown as it is (I7).
+///
+/// # Errors
+/// The schema itself is wrong.
+pub(super) fn findings(
+    name: &str,
+    schema: &Value,
+    value: &Value,
+    shown: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<Finding>, String> {
+    let validator = validator(schema)?;
+    let mut words = Words {
+        name,
+        schema,
+        value,
+        shown,
+        found: Vec::new(),
+    };
+    for error in validator.iter_errors(value) {
+        words.word(&error);
+    }
+    Ok(words.finish())
+}
+
+/// Turns expanded texts into the numbers and booleans that `schema` asks for: `${SIZE}` is text once
+/// expanded, whatever stands in it.
+pub(super) fn coerce(
+    schema: &Value,
+    value: &mut Value,
+    expanded: &dyn Fn(&str) -> bool,
+    resolve: &dyn Fn(&str) -> Value,
+) {
+    let Ok(validator) = validator(schema) else {
+        return;
+    };
+    let mut pointers = Vec::new();
+    for error in validator.iter_errors(value) {
+        mistyped(&error, &mut pointers);
+    }
+    for pointer in pointers {
+        if !expanded(&pointer) {
+            continue;
+        }
+        let Some(slot) = value.pointer_mut(&pointer) else {
+            continue;
+        };
+        if let Some(text) = slot.as_str() {
+            let resolved = resolve(text);
+            if resolved.is_number() || resolved.is_boolean() {
+                *slot = resolved;
+            }
+        }
+    }
+}
+
+fn mistyped(error: &ValidationError<'_>, pointers: &mut Vec<String>) {
+    match error.kind() {
+        Wrong::Type { .. } => pointers.push(error.instance_path().as_str().to_owned()),
+        Wrong::AnyOf { context } | Wrong::OneOfNotValid { context } => {
+            for error in context.iter().flatten() {
+                mistyped(error, pointers);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn validator(schema: &Value) -> Result<jsonschema::Validator, String> {
+    jsonschema::options()
+        .offline()
+        .should_validate_formats(true)
+        .with_format("byte-size", |text| text.parse::<ByteSize>().is_ok())
+        .with_format("duration-with-unit", |text| text.parse::<Span>().is_ok())
+        .with_format("percent", |text| text.parse::<Percent>().is_ok())
+        .build(schema)
+        .map_err(|error| error.to_string())
+}
+
+struct Words<'a> {
+    name: &'a str,
+    schema: &'a Value,
+    value: &'a Value,
+    shown: &'a dyn Fn(&str) -> Option<String>,
+    found: Vec<Finding>,
+}
+
+impl Words<'_> {
+    fn word(&mut self, error: &ValidationError<'_>) {
+        let pointer = error.instance_path().as_str();
+        let schema = parent(self.schema, error.schema_path().as_str());
+        if let Some(format) = schema.get("format").and_then(Value::as_str)
+            && let Some((message, help)) = self.quantity(pointer, format)
+        {
+            self.push(pointer, At::Value, message, Some(help));
+            return;
+        }
+        let subject = self.subject(pointer);
+        match error.kind() {
+            Wrong::AdditionalProperties { unexpected }
+            | Wrong::UnevaluatedProperties { unexpected } => {
+                for key in unexpected {
+                    self.unknown(pointer, key, schema);
+                }
+            }
+            Wrong::Required { property } => {
+                let key = property.as_str().unwrap_or_default();
+                let help = properties(self.schema, schema)
+                    .into_iter()
+                    .find(|(name, _)| name == key)
+                    .and_then(|(_, schema)| first_sentence(schema))
+                    .map(|about| format!("`{key}`: {about}"));
+                let message = format!("{subject} lacks the key `{key}`");
+                self.push(pointer, At::Missing(key.to_owned()), message, help);
+            }
+            Wrong::Type { kind } => self.mistyped(pointer, &types(kind)),
+            Wrong::Enum { .. } | Wrong::Constant { .. } => {
+                self.choice(pointer, &choices(self.schema, schema).unwrap_or_default());
+            }
+            Wrong::AnyOf { context } => self.alternatives(pointer, schema, "anyOf", context),
+            Wrong::OneOfNotValid { context } => {
+                self.alternatives(pointer, schema, "oneOf", context);
+            }
+            Wrong::FalseSchema => self.push(
+                pointer,
+                At::Value,
+                format!("{subject} is not allowed here"),
+                None,
+            ),
+            kind => {
+                let message = self.bound(pointer, &subject, kind);
+                self.push(pointer, At::Value, message, first_sentence(schema));
+            }
+        }
+    }
+
+    /// Bounds and shapes that read alike: the subject, the rule, what was found.
+    fn bound(&self, pointer: &str, subject: &str, kind: &Wrong) -> String {
+        let found = self.found(pointer);
+        match kind {
+            Wrong::Minimum { limit } => format!("{subject} must be at least {limit}, not {found}"),
+            Wrong::Maximum { limit } => format!("{subject} must be at most {limit}, not {found}"),
+            Wrong::ExclusiveMinimum { limit } => {
+                format!("{subject} must be more than {limit}, not {found}")
+            }
+            Wrong::ExclusiveMaximum { limit } => {
+                format!("{subject} must be less than {limit}, not {found}")
+            }
+            Wrong::MultipleOf { multiple_of } => {
+                format!("{subject} must be a multiple of {multiple_of}, not {found}")
+            }
+            Wrong::MinLength { limit: 1 } => format!("{subject} must not be empty"),
+            Wrong::MinLength { limit } => format!("{subject} must have {limit} characters or more"),
+            Wrong::MaxLength { limit } => format!("{subject} must have at most {limit} characters"),
+            Wrong::MinItems { limit: 1 } => format!("{subject} must have an item"),
+            Wrong::MinItems { limit } => format!("{subject} must have {limit} items or more"),
+            Wrong::MaxItems { limit } | Wrong::MaxProperties { limit } => {
+                format!("{subject} must have at most {limit} {}", entries(*limit))
+            }
+            Wrong::MinProperties { limit } => {
+                format!("{subject} must have {limit} {} or more", entries(*limit))
+            }
+            Wrong::UniqueItems => format!("{subject} has an item twice"),
+            Wrong::Pattern { pattern } => {
+                format!("{subject} is {found}, which does not fit {pattern}")
+            }
+            Wrong::Format { format } => format!("{subject} is {found}, which is no {format}"),
+            Wrong::PropertyNames { .. } => format!("{subject} has a key that is not allowed"),
+            Wrong::OneOfMultipleValid { .. } => format!("{subject} fits several forms at once"),
+            kind => format!("{subject} does not fit the schema ({})", kind.keyword()),
+        }
+    }
+
+    fn unknown(&mut self, pointer: &str, key: &str, schema: &Value) {
+        let known: Vec<String> = properties(self.schema, schema)
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        let meant = similar(key, known.iter().map(String::as_str));
+        let help = match &meant {
+            Some(meant) => Some(format!("did you mean `{meant}`?")),
+            None if known.is_empty() => None,
+            None => Some(format!("known keys: {}", known.join(", "))),
+        };
+        let message = format!("unknown key `{key}`");
+        self.push(pointer, At::Unknown(key.to_owned(), meant), message, help);
+    }
+
+    fn mistyped(&mut self, pointer: &str, expected: &[&str]) {
+        let expected: Vec<&str> = expected
+            .iter()
+            .copied()
+            .filter(|name| *name != "null")
+            .collect();
+        let names = list(
+            &expected
+                .iter()
+                .map(|name| type_words(name))
+                .collect::<Vec<_>>(),
+        );
+        let subject = self.subject(pointer);
+        let value = self.value.pointer(pointer).unwrap_or(&Value::Null);
+        if value.is_null() {
+            let message = format!("{subject} has no value; it must be {names}");
+            self.push(pointer, At::Value, message, None);
+            return;
+        }
+        let text = value.as_str().unwrap_or_default();
+        let wants = |name| expected.contains(&name);
+        let help = match value {
+            Value::Number(_) | Value::Bool(_) if wants("string") => {
+                Some(format!("put it in quotes: \"{value}\""))
+            }
+            Value::String(_) if wants("boolean") && yes_or_no(text).is_some() => {
+                yes_or_no(text).map(|truth| format!("write {truth}"))
+            }
+            Value::String(_)
+                if (wants("integer") || wants("number")) && text.trim().parse::<f64>().is_ok() =>
+            {
+                Some("write it without quotes".to_owned())
+            }
+            Value::Object(_) if wants("array") => {
+                Some("start each item with `- `, or put the list in brackets".to_owned())
+            }
+            value if wants("array") && expected.len() == 1 && !value.is_object() => {
+                Some(format!("put it in brackets: [{}]", self.raw(pointer)))
+            }
+            _ => None,
+        };
+        let message = format!("{subject} must be {names}, not {}", self.found(pointer));
+        self.push(pointer, At::Value, message, help);
+    }
+
+    fn choice(&mut self, pointer: &str, choices: &[Value]) {
+        let names: Vec<String> = choices.iter().map(plain).collect();
+        let subject = self.subject(pointer);
+        let value = self.value.pointer(pointer).unwrap_or(&Value::Null);
+        let known = format!("{subject} is one of {}", names.join(", "));
+        let help = match similar(&plain(value), names.iter().map(String::as_str)) {
+            Some(meant) if (self.shown)(pointer).is_none() => {
+                format!("did you mean `{meant}`? {known}")
+            }
+            _ => known,
+        };
+        let message = if value.is_null() {
+            format!("{subject} has no value")
+        } else {
+            format!("{subject} cannot be {}", self.found(pointer))
+        };
+        self.push(pointer, At::Value, message, Some(help));
+    }
+
+    /// One of several forms: say what is wrong with the one that was probably meant.
+    fn alternatives(
+        &mut self,
+        pointer: &str,
+        schema: &Value,
+        keyword: &str,
+        context: &[Vec<ValidationError<'static>>],
+    ) {
+        if let Some(choices) = choices(self.schema, schema)
+            && !self
+                .value
+                .pointer(pointer)
+                .is_some_and(|value| value.is_array() || value.is_object())
+        {
+            self.choice(pointer, &choices);
+            return;
+        }
+        let here = |error: &&ValidationError<'_>| error.instance_path().as_str() == pointer;
+        let other_kind = |error: &ValidationError<'_>| {
+            matches!(
+                error.kind(),
+                Wrong::Type { .. } | Wrong::Constant { .. } | Wrong::Enum { .. }
+            )
+        };
+        let meant = context
+            .iter()
+            .filter(|errors| !errors.iter().filter(here).any(other_kind))
+            .min_by_key(|errors| {
+                let tags = errors.iter().filter(|error| other_kind(error)).count();
+                (tags, errors.len())
+            });
+        if let Some(errors) = meant {
+            errors.iter().for_each(|error| self.word(error));
+            return;
+        }
+        let mut expected = Vec::new();
+        let branches = schema.get(keyword).and_then(Value::as_array);
+        for branch in branches.into_iter().flatten() {
+            for name in type_names(self.schema, branch) {
+                if !expected.contains(&name) {
+                    expected.push(name);
+                }
+            }
+        }
+        self.mistyped(pointer, &expected);
+    }
+
+    /// Words for sizes, durations and percentages, whichever rule of theirs is broken.
+    fn quantity(&self, pointer: &str, format: &str) -> Option<(String, String)> {
+        let (noun, example) = match format {
+            "byte-size" => ("a size", "64KiB, 10MB or 1GiB"),
+            "duration-with-unit" => ("a duration", "250ms, 5s, 10m or 1h"),
+            "percent" => ("a percentage", "60%"),
+            _ => return None,
+        };
+        let value = self.value.pointer(pointer).unwrap_or(&Value::Null);
+        let subject = self.subject(pointer);
+        let found = self.found(pointer);
+        let help = match value {
+            _ if (self.shown)(pointer).is_some() => format!("write it like {example}"),
+            Value::Number(number) => match format {
+                "duration-with-unit" => format!("write {number}ms or {number}s"),
+                "percent" => {
+                    let share = number.as_f64().unwrap_or_default();
+                    let percent = if share <= 1.0 { share * 100.0 } else { share };
+                    format!("write {percent}%")
+                }
+                _ => format!("write it like {example}"),
+            },
+            Value::String(text) => match with_known_unit(text, format) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("write it like {example}"),
+            },
+            _ => format!("write it like {example}"),
+        };
+        let message = match value {
+            Value::Number(number) if number.as_f64() >= Some(0.0) && format != "byte-size" => {
+                format!("{subject} has no unit: {found}")
+            }
+            Value::Null => format!("{subject} has no value; it must be {noun}"),
+            _ => format!("{subject} must be {noun}, not {found}"),
+        };
+        Some((message, help))
+    }
+
+    /// The value in words: `` `url` ``, ``item 2 of `headers` ``.
+    fn subject(&self, pointer: &str) -> String {
+        let name = |segment: &str| segment.replace("~1", "/").replace("~0", "~");
+        let Some((owner, last)) = pointer.rsplit_once('/') else {
+            return self.name.to_owned();
+        };
+        match last.parse::<usize>() {
+            Ok(index) => {
+                let owner = owner
+                    .rsplit_once('/')
+                    .map(|(_, owner)| format!("`{}`", name(owner)));
+                let owner = owner.unwrap_or_else(|| self.name.to_owned());
+                format!("item {} of {owner}", index + 1)
+            }
+            Err(_) => format!("`{}`", name(last)),
+        }
+    }
+
+    /// What stands there, in words, never an expanded value (I7).
+    fn found(&self, pointer: &str) -> String {
+        match self.value.pointer(pointer) {
+            Some(Value::Array(_)) => "a list".to_owned(),
+            Some(Value::Object(_)) => "a map".to_owned(),
+            None | Some(Value::Null) => "nothing".to_owned(),
+            Some(Value::String(text)) if text.is_empty() => "empty text".to_owned(),
+            Some(Value::String(_)) => format!("`{}`", self.raw(pointer)),
+            Some(_) => self.raw(pointer),
+        }
+    }
+
+    /// The scalar as it may be shown, at most a line of it.
+    fn raw(&self, pointer: &str) -> String {
+        const CHARS_MAX: usize = 60;
+        let text = (self.shown)(pointer)
+            .unwrap_or_else(|| self.value.pointer(pointer).map(plain).unwrap_or_default());
+        let line = text.lines().next().unwrap_or_default();
+        if line.chars().count() > CHARS_MAX || line.len() < text.trim_end().len() {
+            let start: String = line.chars().take(CHARS_MAX).collect();
+            return format!("{start}…");
+        }
+        line.to_owned()
+    }
+
+    fn push(&mut self, pointer: &str, at: At, message: String, help: Option<String>) {
+        let finding = Finding {
+            pointer: pointer.to_owned(),
+            at,
+            message,
+            help,
+        };
+        if !self.found.contains(&finding) {
+            self.found.push(finding);
+        }
+    }
+
+    /// A misspelt key is one mistake, not an unknown key and a missing one.
+    fn finish(self) -> Vec<Finding> {
+        let meant: Vec<(String, String)> = self
+            .found
+            .iter()
+            .filter_map(|finding| match &finding.at {
+                At::Unknown(_, Some(meant)) => Some((finding.pointer.clone(), meant.clone())),
+                _ => None,
+            })
+            .collect();
+        let misspelt = |finding: &Finding| match &finding.at {
+            At::Missing(key) => meant
+                .iter()
+                .any(|(pointer, meant)| *pointer == finding.pointer && meant == key),
+            _ => false,
+        };
+        self.found
+            .into_iter()
+            .filter(|finding| !misspelt(finding))
+            .collect()
+    }
+}
+
+/// The known name that was probably meant by `written`.
+pub(super) fn similar<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    let bare = |text: &str| -> String {
+        let letters = text.chars().filter(|c| c.is_alphanumeric());
+        letters.flat_map(char::to_lowercase).collect()
+    };
+    let wanted = bare(written);
+    let distance_max = (wanted.chars().count() / 3).clamp(1, 3);
+    known
+        .map(|name| (strsim::damerau_levenshtein(&wanted, &bare(name)), name))
+        .filter(|(distance, name)| *distance <= distance_max && *distance < bare(name).len())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name.to_owned())
+}
+
+/// `64mb` → `64MB`, `64K` → `64KiB`, `5sec` → `5s`.
+fn with_known_unit(text: &str, format: &str) -> Option<String> {
+    const SIZES: &[(&str, &str)] = &[
+        ("k", "KiB"),
+        ("kb", "kB"),
+        ("ki", "KiB"),
+        ("kib", "KiB"),
+        ("m", "MiB"),
+        ("mb", "MB"),
+        ("mi", "MiB"),
+        ("mib", "MiB"),
+        ("g", "GiB"),
+        ("gb", "GB"),
+        ("gi", "GiB"),
+        ("gib", "GiB"),
+        ("bytes", "B"),
+    ];
+    const TIMES: &[(&str, &str)] = &[
+        ("msec", "ms"),
+        ("millis", "ms"),
+        ("milliseconds", "ms"),
+        ("µs", "us"),
+        ("sec", "s"),
+        ("secs", "s"),
+        ("second", "s"),
+        ("seconds", "s"),
+        ("min", "m"),
+        ("mins", "m"),
+        ("minute", "m"),
+        ("minutes", "m"),
+        ("hour", "h"),
+        ("hours", "h"),
+        ("day", "d"),
+        ("days", "d"),
+    ];
+    let text = text.trim();
+    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+    let (number, unit) = text.split_at(split);
+    number.parse::<f64>().ok()?;
+    let unit = unit.trim().to_lowercase();
+    let units = match format {
+        "byte-size" => SIZES,
+        "duration-with-unit" => TIMES,
+        _ => return None,
+    };
+    let (_, meant) = units.iter().find(|(written, _)| *written == unit)?;
+    Some(format!("{number}{meant}"))
+}
+
+fn yes_or_no(text: &str) -> Option<bool> {
+    match text.to_lowercase().as_str() {
+        "yes" | "on" | "y" | "true" => Some(true),
+        "no" | "off" | "n" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// A scalar without quotes.
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn entries(count: u64) -> &'static str {
+    if count == 1 { "entry" } else { "entries" }
+}
+
+/// `a`, `a or b`, `a, b or c`.
+fn list(names: &[&str]) -> String {
+    match names {
+        [] => "something else".to_owned(),
+        [one] => (*one).to_owned(),
+        [start @ .., last] => format!("{} or {last}", start.join(", ")),
+    }
+}
+
+pub(super) fn type_words(name: &str) -> &'static str {
+    match name {
+        "string" => "text",
+        "integer" => "a whole number",
+        "number" => "a number",
+        "boolean" => "true or false",
+        "array" => "a list",
+        "object" => "a map",
+        _ => "nothing",
+    }
+}
+
+fn types(kind: &TypeKind) -> Vec<&'static str> {
+    match kind {
+        TypeKind::Single(one) => vec![one.as_str()],
+        TypeKind::Multiple(several) => several.iter().map(|one| one.as_str()).collect(),
+    }
+}
+
+/// The JSON types that a schema names, through references and alternatives.
+fn type_names(root: &Value, schema: &Value) -> Vec<&'static str> {
+    const NAMES: [&str; 6] = ["string", "integer", "number", "boolean", "array", "object"];
+    let schema = follow(root, schema);
+    let named = |value: &Value| NAMES.iter().copied().find(|name| value == name);
+    match schema.get("type") {
+        Some(Value::Array(several)) => return several.iter().filter_map(named).collect(),
+        Some(one) => return named(one).into_iter().collect(),
+        None => {}
+    }
+    if choices(root, schema).is_some() {
+        return vec!["string"];
+    }
+    let alternatives = ["anyOf", "oneOf"]
+        .into_iter()
+        .filter_map(|key| schema.get(key));
+    alternatives
+        .filter_map(Value::as_array)
+        .flatten()
+        .flat_map(|branch| type_names(root, branch))
+        .collect()
+}
+
+/// The values that a schema allows, where it lists them; `null` of an optional one left out.
+fn choices(root: &Value, schema: &Value) -> Option<Vec<Value>> {
+    let schema = follow(root, schema);
+    if let Some(value) = schema.get("const") {
+        return Some(vec![value.clone()]);
+    }
+    if let Some(values) = schema.get("enum").and_then(Value::as_array) {
+        return Some(
+            values
+                .iter()
+                .filter(|value| !value.is_null())
+                .cloned()
+                .collect(),
+        );
+    }
+    let branches = schema
+        .get("oneOf")
+        .or_else(|| schema.get("anyOf"))
+        .and_then(Value::as_array)?;
+    let mut all = Vec::new();
+    for branch in branches {
+        if follow(root, branch).get("type") == Some(&Value::from("null")) {
+            continue;
+        }
+        all.extend(choices(root, branch)?);
+    }
+    Some(all)
+}
+
+/// The properties that a schema names, through references and combinations.
+pub(super) fn properties<'a>(root: &'a Value, schema: &'a Value) -> Vec<(String, &'a Value)> {
+    let schema = follow(root, schema);
+    let mut all: Vec<(String, &Value)> = Vec::new();
+    if let Some(named) = schema.get("properties").and_then(Value::as_object) {
+        all.extend(named.iter().map(|(name, schema)| (name.clone(), schema)));
+    }
+    for key in ["allOf", "anyOf", "oneOf"] {
+        let branches = schema.get(key).and_then(Value::as_array);
+        for branch in branches.into_iter().flatten() {
+            for (name, schema) in properties(root, branch) {
+                if !all.iter().any(|(known, _)| *known == name) {
+                    all.push((name, schema));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The schema behind a `$ref` into the same document.
+pub(super) fn follow<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    const HOPS_MAX: usize = 16;
+    let mut schema = schema;
+    for _ in 0..HOPS_MAX {
+        let target = schema
+            .get("$ref")
+            .and_then(Value::as_str)
+            .and_then(|reference| reference.strip_prefix('#'))
+            .and_then(|pointer| root.pointer(pointer));
+        match target {
+            Some(target) => schema = target,
+            None => break,
+        }
+    }
+    schema
+}
+
+/// The schema that holds the keyword at `path`.
+fn parent<'a>(root: &'a Value, path: &str) -> &'a Value {
+    let mut schema = root;
+    let path = path.rsplit_once('/').map_or("", |(start, _)| start);
+    for segment in path.split('/').skip(1) {
+        let segment = segment.replace("~1", "/").replace("~0", "~");
+        if segment == "$ref" {
+            schema = follow(root, schema);
+            continue;
+        }
+        let step = |schema: &'a Value| match schema {
+            Value::Array(items) => segment
+                .parse()
+                .ok()
+                .and_then(|index: usize| items.get(index)),
+            other => other.get(&segment),
+        };
+        schema = match step(schema).or_else(|| step(follow(root, schema))) {
+            Some(next) => next,
+            None => return &Value::Null,
+        };
+    }
+    schema
+}
+
+/// What a schema says of itself, up to the first full stop.
+pub(super) fn first_sentence(schema: &Value) -> Option<String> {
+    let text = schema.get("description")?.as_str()?;
+    let text = text.split("\n\n").next()?.replace('\n', " ");
+    let end = text.find(". ").unwrap_or(text.len());
+    Some(text[..end].trim_end_matches('.').to_owned())
+}

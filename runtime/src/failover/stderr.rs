@@ -1,0 +1,67 @@
+//! The `stderr` failover: failed records as JSON lines on standard error.
+//!
+//! Owns nothing that keeps them, so they count as dropped (I1).
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use super::file::push_line;
+use super::{Failed, Failover, FailoverError, FailoverPlan};
+use crate::driver::{self, Driver, Facts, Problem};
+use crate::journal::BoxFuture;
+
+/// The table entry.
+pub static DRIVER: Driver<Box<dyn FailoverPlan>> = Driver {
+    name: "stderr",
+    about: "JSON lines on standard error; counts as dropped, because nothing keeps them",
+    schema: |_| schemars::schema_for!(Config),
+    check,
+    ignored_keys: &[],
+};
+
+/// Config of the `stderr` failover: it has none.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Config {}
+
+fn check(config: Value, _facts: &Facts) -> Result<Box<dyn FailoverPlan>, Vec<Problem>> {
+    Ok(Box::new(driver::read::<Config>(config)?))
+}
+
+impl FailoverPlan for Config {
+    fn describe(&self) -> String {
+        "stderr".to_owned()
+    }
+
+    fn drops(&self) -> bool {
+        true
+    }
+
+    fn open(&self) -> BoxFuture<'_, Result<Box<dyn Failover>, FailoverError>> {
+        Box::pin(async { Ok(Box::new(Stderr) as Box<dyn Failover>) })
+    }
+}
+
+struct Stderr;
+
+impl Failover for Stderr {
+    fn write<'a>(
+        &'a mut self,
+        failed: &'a [Failed<'a>],
+    ) -> BoxFuture<'a, Result<(), FailoverError>> {
+        Box::pin(async move {
+            let mut lines = Vec::new();
+            failed
+                .iter()
+                .for_each(|failed| push_line(&mut lines, failed));
+            let context = || "stderr".to_owned();
+            let written = tokio::io::stderr().write_all(&lines).await;
+            written.map_err(|error| FailoverError {
+                context: context(),
+                error,
+            })
+        })
+    }
+}

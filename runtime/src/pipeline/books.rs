@@ -1,0 +1,405 @@
+//! The books of a run: what became of each batch, and what that settles.
+//!
+//! Owns the framer, the ledger, the checkpoint, the failover and the account. Decides nothing about
+//! when: the loop in `run` calls it. The order inside [`Books::accept`] is what I1 rests on: failed
+//! records are safe in the failover before the rest of their batch gets a position.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use super::account::Account;
+use super::build::OpenFailover;
+use super::run::RunError;
+use super::tolerance::Window;
+use super::workers::{Done, Failed, FailedAt};
+use crate::ack::Ledger;
+use crate::checkpoint::{Checkpoint, Delta};
+use crate::failover;
+use crate::journal::{Chunk, Journal, Position, Read};
+use crate::plugin::{ChainPlan, OnError};
+use crate::record::Batch;
+use crate::sink::framing::{Framer, Framing};
+use crate::sink::{Delivery, Poisoned};
+use crate::source::Committer;
+
+pub(super) struct Books {
+    delivery: Delivery,
+    chain: Arc<ChainPlan>,
+    windows: Vec<Option<Window>>,
+    failover: Option<OpenFailover>,
+    pub(super) framer: Framer,
+    ledger: Ledger,
+    /// Batches whose last output is not appended yet, each with the position that ends it.
+    unappended: VecDeque<(Position, Delta)>,
+    /// The chunk that waits for room in the journal.
+    appending: Option<Chunk>,
+    /// Batches that ended the run: a record failed where the configuration says stop.
+    refused: Vec<Done>,
+    checkpoint: Checkpoint,
+    committer: Box<dyn Committer>,
+    uncommitted: bool,
+    account: Account,
+    /// Inputs whose outcome is in the account or the ledger.
+    accepted: u64,
+    /// What is unconfirmed was given to the failover.
+    kept_the_rest: bool,
+}
+
+impl Books {
+    pub(super) fn new(
+        delivery: Delivery,
+        start: Checkpoint,
+        committer: Box<dyn Committer>,
+        failover: Option<OpenFailover>,
+        chain: Arc<ChainPlan>,
+        framing: Framing,
+    ) -> Self {
+        Self {
+            delivery,
+            windows: chain.tolerance.iter().map(|t| t.map(Window::new)).collect(),
+            chain,
+            failover,
+            framer: Framer::new(framing, Position::default()),
+            ledger: Ledger::default(),
+            unappended: VecDeque::new(),
+            appending: None,
+            refused: Vec::new(),
+            checkpoint: start,
+            committer,
+            uncommitted: false,
+            account: Account::default(),
+            accepted: 0,
+            kept_the_rest: false,
+        }
+    }
+
+    /// Takes the next batch in order: settles its failures and frames its outputs.
+    pub(super) async fn accept(&mut self, done: Done, now: Duration) -> Result<(), RunError> {
+        if let Err(error) = self.verdict(&done) {
+            self.refused.push(done);
+            return Err(error);
+        }
+        self.fail_over(&done).await?;
+        let Done {
+            batch,
+            outputs,
+            failures,
+            passed,
+            _permit,
+        } = done;
+        let inputs = batch.records.len() as u64;
+        let emitting = distinct(&outputs.sources);
+        self.account.passed += u64::from(passed);
+        self.account.filtered += inputs - emitting - failures.len() as u64;
+        self.accepted += inputs;
+        let first = self.framer.next();
+        self.framer.push(&batch, &outputs, now);
+        let delta = Delta {
+            partition: batch.partition.clone(),
+            from: batch.start,
+            to: batch.end(),
+        };
+        self.unappended
+            .push_back((self.framer.next(), delta.clone()));
+        self.ledger
+            .appended(delta, batch.positions, first, outputs.sources);
+        Ok(())
+    }
+
+    /// Whether the run may go on after the failures of a batch.
+    fn verdict(&mut self, done: &Done) -> Result<(), RunError> {
+        if done.failures.is_empty() && self.windows.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        let records = done.batch.records.len() as u64;
+        for (stage, window) in self.windows.iter_mut().enumerate() {
+            let Some(window) = window else { continue };
+            let of_stage = |failed: &&Failed| failed.at == FailedAt::Plugin(stage);
+            let failed = done.failures.iter().filter(of_stage);
+            let reason = failed.clone().last().map(|failed| failed.reason.clone());
+            if window.exceeded(records, failed.map(|failed| failed.input)) {
+                let tolerance = window.tolerance();
+                return Err(RunError::Intolerable {
+                    plugin: self.chain.plugins[stage].name.clone(),
+                    failures_max: tolerance.failures_max,
+                    window: tolerance.window,
+                    reason: reason.unwrap_or_default(),
+                });
+            }
+        }
+        let stopping = |failed: &&Failed| self.policy(failed.at) == OnError::Stop;
+        match done.failures.iter().find(stopping) {
+            None => Ok(()),
+            Some(failed) => Err(self.rejected(&done.batch, failed)),
+        }
+    }
+
+    /// What a failure at `at` costs. What cannot be framed goes to the failover where there is one.
+    fn policy(&self, at: FailedAt) -> OnError {
+        match (at, &self.failover) {
+            (FailedAt::Plugin(stage), _) => self.chain.on_error[stage],
+            (FailedAt::Framing, Some(_)) => OnError::Failover,
+            (FailedAt::Framing, None) => OnError::Stop,
+        }
+    }
+
+    fn rejected(&self, batch: &Batch, failed: &Failed) -> RunError {
+        let place = format!(
+            "record at {} position {}",
+            batch.partition.name(),
+            batch.position_of(failed.input as usize)
+        );
+        let record = match failed.at {
+            FailedAt::Plugin(stage) => {
+                let id = &self.chain.plugins[stage];
+                format!("plugin {} {} ({}), {place}", id.name, id.version, id.digest)
+            }
+            FailedAt::Framing => format!("framing, {place}"),
+        };
+        RunError::Rejected {
+            record,
+            reason: failed.reason.clone(),
+            help: "add a `failover`, or say `on_error: drop` or `pass`, to go on past such records",
+        }
+    }
+
+    /// Makes the failed records of a batch safe.
+    async fn fail_over(&mut self, done: &Done) -> Result<(), RunError> {
+        let when = SystemTime::now();
+        let mut records = Vec::new();
+        for failed in &done.failures {
+            if self.policy(failed.at) == OnError::Drop {
+                self.account.dropped += 1;
+                continue;
+            }
+            let (stage, plugin) = match failed.at {
+                FailedAt::Plugin(stage) => {
+                    let id = &self.chain.plugins[stage];
+                    ("format", Some((id.name.as_str(), id.digest.as_str())))
+                }
+                FailedAt::Framing => ("frame", None),
+            };
+            records.push(failover::Failed {
+                when,
+                stage,
+                plugin,
+                partition: done.batch.partition.name(),
+                position: done.batch.position_of(failed.input as usize),
+                reason: &failed.reason,
+                record: done.batch.records.payloads.get(failed.input as usize),
+            });
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let open = self
+            .failover
+            .as_mut()
+            .expect("check allows `failover` only where there is one");
+        open.failover.write(&records).await?;
+        match open.drops {
+            true => self.account.dropped += records.len() as u64,
+            false => self.account.failed_over += records.len() as u64,
+        }
+        Ok(())
+    }
+
+    /// A record that no connection survives: safe in the failover before the sink goes on.
+    pub(super) async fn poisoned(&mut self, poisoned: Poisoned) -> Result<(), RunError> {
+        let Poisoned {
+            position,
+            record,
+            reason,
+            settled,
+        } = poisoned;
+        let origin = self.ledger.origin(position);
+        let (partition, place) = origin.map_or(("?", 0), |(p, place)| (p.name(), place));
+        let Some(open) = &mut self.failover else {
+            return Err(RunError::Rejected {
+                record: format!("record at {partition} position {place}"),
+                reason,
+                help: "add a `failover` to go on past records that the peer does not survive",
+            });
+        };
+        let failed = failover::Failed {
+            when: SystemTime::now(),
+            stage: "deliver",
+            plugin: None,
+            partition,
+            position: place,
+            reason: &reason,
+            record: &record,
+        };
+        open.failover.write(&[failed]).await?;
+        self.ledger.poisoned(position);
+        let _ = settled.send(()); // a sink that is gone needs no answer
+        Ok(())
+    }
+
+    /// Closed frames and the source ranges that they complete, if there are any.
+    pub(super) fn take(&mut self) -> Option<(Chunk, Vec<Delta>)> {
+        let chunk = self.framer.take();
+        let closed_below = self.framer.closed_below();
+        let complete = self
+            .unappended
+            .partition_point(|(end, _)| *end <= closed_below);
+        let settled: Vec<Delta> = self.unappended.drain(..complete).map(|(_, d)| d).collect();
+        if chunk.is_none() && settled.is_empty() {
+            return None;
+        }
+        self.appending = chunk.clone();
+        Some((chunk.unwrap_or_default(), settled))
+    }
+
+    /// The journal has everything below `head`.
+    pub(super) fn appended(&mut self, head: Position) -> Result<(), RunError> {
+        self.appending = None;
+        match self.delivery {
+            Delivery::Published => self.confirm(head),
+            // Batches without outputs may be settled although nothing was confirmed since.
+            Delivery::Confirmed => self.confirm(Position::default()),
+        }
+    }
+
+    /// Everything below `confirmed` is: acknowledges the batches that this completes.
+    pub(super) fn confirm(&mut self, confirmed: Position) -> Result<(), RunError> {
+        let settled = self.ledger.confirm(confirmed);
+        self.account.settle(self.delivery, settled.delivered);
+        self.count_poisoned(settled.poisoned);
+        for delta in &settled.deltas {
+            self.checkpoint.settle(delta)?; // I1: the only place where a position moves
+            self.uncommitted = true;
+        }
+        Ok(())
+    }
+
+    fn count_poisoned(&mut self, inputs: u64) {
+        match self.failover.as_ref().is_some_and(|open| open.drops) {
+            true => self.account.dropped += inputs,
+            false => self.account.failed_over += inputs,
+        }
+    }
+
+    /// Whether something was settled since the last commit.
+    pub(super) fn has_news(&self) -> bool {
+        self.uncommitted
+    }
+
+    /// Commits what is settled.
+    pub(super) async fn commit(&mut self) -> Result<(), RunError> {
+        if self.uncommitted {
+            self.committer.commit(&self.checkpoint).await?;
+            self.uncommitted = false;
+        }
+        Ok(())
+    }
+
+    /// Gives everything that is unconfirmed to the failover, for sources that cannot be replayed.
+    pub(super) async fn keep_unconfirmed(&mut self, journal: &dyn Journal) -> Result<(), RunError> {
+        self.framer.close();
+        let mut chunks = Vec::new();
+        if self.delivery == Delivery::Confirmed {
+            let mut at = self.ledger.confirmed();
+            while let Read::Chunk(chunk) = journal.read(at) {
+                chunks.push((at, chunk.clone()));
+                at = chunk.end();
+            }
+        }
+        let mut head = journal.marks().borrow().head;
+        for mut chunk in self.appending.take().into_iter().chain(self.framer.take()) {
+            chunk.first = head;
+            head = chunk.end();
+            chunks.push((chunk.first, chunk));
+        }
+        let records: Vec<(Position, Bytes)> = chunks
+            .iter()
+            .flat_map(|(from, chunk)| {
+                let indices = from.since(chunk.first) as usize..chunk.records.len();
+                indices.map(|index| {
+                    let (start, end) = chunk.records[index];
+                    let position = chunk.first.plus(index as u64);
+                    (position, chunk.wire.slice(start as usize..end as usize))
+                })
+            })
+            .collect();
+        self.keep(&records).await
+    }
+
+    async fn keep(&mut self, records: &[(Position, Bytes)]) -> Result<(), RunError> {
+        let reason = "unconfirmed when the run ended, and the source cannot be read again";
+        let when = SystemTime::now();
+        let mut failed: Vec<failover::Failed<'_>> = records
+            .iter()
+            .map(|(position, record)| {
+                let origin = self.ledger.origin(*position);
+                let (partition, position) = origin.map_or(("?", 0), |(p, place)| (p.name(), place));
+                let stage = "drain";
+                failover::Failed {
+                    when,
+                    stage,
+                    plugin: None,
+                    partition,
+                    position,
+                    reason,
+                    record,
+                }
+            })
+            .collect();
+        for Done { batch, .. } in &self.refused {
+            failed.extend(
+                batch
+                    .records
+                    .payloads
+                    .iter()
+                    .enumerate()
+                    .map(|(index, record)| failover::Failed {
+                        when,
+                        stage: "drain",
+                        plugin: None,
+                        partition: batch.partition.name(),
+                        position: batch.position_of(index),
+                        reason,
+                        record,
+                    }),
+            );
+        }
+        let Some(open) = &mut self.failover else {
+            if !failed.is_empty() {
+                tracing::warn!(
+                    records = failed.len(),
+                    "unconfirmed, from a source that cannot be read again, and there is no `failover` to keep them"
+                );
+            }
+            return Ok(());
+        };
+        if !failed.is_empty() {
+            open.failover.write(&failed).await?;
+        }
+        self.kept_the_rest = true;
+        Ok(())
+    }
+
+    /// The account, once nothing moves any more. `read` is what the source gave.
+    pub(super) fn close(mut self, read: u64) -> Account {
+        let open = self.ledger.open();
+        self.account.settle(self.delivery, open.delivered);
+        self.count_poisoned(open.poisoned);
+        let left = open.unconfirmed + (read - self.accepted);
+        match self.kept_the_rest {
+            true => self.count_poisoned(left),
+            false => self.account.unconfirmed = left,
+        }
+        self.account.read = read;
+        debug_assert!(self.account.balances(), "I2: {:?}", self.account);
+        self.account
+    }
+}
+
+/// How many different inputs there are among never decreasing `sources`.
+fn distinct(sources: &[u32]) -> u64 {
+    let steps = sources.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    steps as u64 + u64::from(!sources.is_empty())
+}

@@ -1,0 +1,425 @@
+//! The loop: the only caller of acknowledge and commit (I1).
+//!
+//! Owns a run from its first batch to its account. Batches come from the workers in reading order;
+//! failures go to the failover before anything of their batch is settled; frames go to the journal;
+//! confirmations come back from the sink and move the checkpoint. While the journal is full the loop
+//! takes no batch, and that holds the source back (I4), but it still hears the sink.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::account::Account;
+use super::books::Books;
+use super::build::Pipeline;
+use super::workers::{Done, Job, Pool, QUEUE_BATCHES, Reorder};
+use crate::checkpoint::CheckpointError;
+use crate::failover::FailoverError;
+use crate::journal::{BoxFuture, Journal, JournalError, Position};
+use crate::plugin::PluginError;
+use crate::sink::{Delivered, Poisoned, SinkError, Stop};
+use crate::source::{Oddities, Reader, SourceError};
+
+/// How often settled positions are committed while a run goes on.
+const COMMIT_EVERY: Duration = Duration::from_millis(200);
+
+/// How often the number of workers is looked at.
+const SCALE_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a sink may take to leave after it was told to abort.
+const ABORT_GRACE: Duration = Duration::from_secs(5);
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The source cannot go on.
+    #[error("source: {0}")]
+    Source(#[from] SourceError),
+    /// A plugin cannot be used, or not be started again.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// A record failed where the configuration says that this ends the run.
+    #[error("{record}: {reason}\n  {help}")]
+    Rejected {
+        /// Plugin and place of the record.
+        record: String,
+        /// Why it failed.
+        reason: String,
+        /// What to do.
+        help: &'static str,
+    },
+    /// More failures than tolerated.
+    #[error(
+        "failed: more than {failures_max} of the last {window} records failed in {plugin} (`tolerance`); the last reason: {reason}"
+    )]
+    Intolerable {
+        /// Which plugin.
+        plugin: String,
+        /// See `Tolerance`.
+        failures_max: u32,
+        /// See `Tolerance`.
+        window: u32,
+        /// Why the last one failed.
+        reason: String,
+    },
+    /// The failover cannot keep a record.
+    #[error("{0}\n  the record is not acknowledged; it is read again by the next run")]
+    Failover(#[from] FailoverError),
+    /// The sink cannot go on.
+    #[error("sink: {0}")]
+    Sink(#[from] SinkError),
+    /// The journal refused.
+    #[error("journal: {0}")]
+    Journal(#[from] JournalError),
+    /// The accounting is wrong: a defect of ours.
+    #[error("checkpoint: {0} (this is a defect of wirefall)")]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Where every input went.
+    pub account: Account,
+    /// Why it failed, if it did.
+    pub error: Option<RunError>,
+}
+
+/// What the reading task leaves behind.
+type ReadEnd = Result<Oddities, SourceError>;
+
+impl Pipeline {
+    /// Runs until the source ends and all is confirmed, a signal stops it, or something fails.
+    pub async fn run(self) -> Ended {
+        let Self {
+            service,
+            source,
+            jobs,
+            stop,
+            ..
+        } = self;
+        let read = Arc::new(AtomicU64::new(0));
+        let in_flight = QUEUE_BATCHES * 2 + service.scaling.max;
+        let reading = tokio::spawn(read_batches(
+            source.reader,
+            jobs,
+            Arc::new(Semaphore::new(in_flight)),
+            stop.clone(),
+            Arc::clone(&read),
+        ));
+        let books = Books::new(
+            self.delivery,
+            source.start,
+            source.committer,
+            self.failover,
+            self.chain,
+            self.framing,
+        );
+        let run = Run {
+            books,
+            journal: &*self.journal,
+            reorder: Reorder::default(),
+            input: Input::Open,
+            started: Instant::now(),
+            sink: tokio::spawn(self.sink.run()),
+            reading: Some(reading),
+            oddities: Oddities::default(),
+            stop,
+            drain_timeout: service.shutdown_timeout,
+            pool: self.pool,
+            results: self.results,
+            confirmed: self.confirmed,
+            poisoned: self.poisoned,
+            error: None,
+        };
+        run.to_the_end(self.replayable, &read).await
+    }
+}
+
+/// Reads and numbers batches until the end, a signal, or an error.
+async fn read_batches(
+    mut reader: Box<dyn Reader>,
+    jobs: async_channel::Sender<Job>,
+    in_flight: Arc<Semaphore>,
+    stop: Stop,
+    read: Arc<AtomicU64>,
+) -> ReadEnd {
+    let mut number = 0;
+    let mut closing = false;
+    loop {
+        let permit = Arc::clone(&in_flight)
+            .acquire_owned()
+            .await
+            .expect("it is never closed");
+        let next = tokio::select! {
+            biased;
+            () = stop.drain.cancelled(), if !closing => {
+                reader.close();
+                closing = true;
+                continue;
+            }
+            next = reader.next() => next?,
+        };
+        let Some(mut batch) = next else { break };
+        batch.number = number;
+        number += 1;
+        read.fetch_add(batch.records.len() as u64, Ordering::Relaxed);
+        if jobs.send(Job { batch, permit }).await.is_err() {
+            break; // the loop is gone; what was read is unconfirmed
+        }
+    }
+    Ok(reader.oddities())
+}
+
+/// Whether batches still come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    Open,
+    /// No more batches; what was accepted is still to be appended.
+    Ended,
+    /// The journal is closed: the sink ends when all is confirmed.
+    Closed,
+}
+
+struct Run<'a> {
+    books: Books,
+    journal: &'a dyn Journal,
+    reorder: Reorder,
+    input: Input,
+    started: Instant,
+    sink: JoinHandle<Result<Delivered, SinkError>>,
+    reading: Option<JoinHandle<ReadEnd>>,
+    oddities: Oddities,
+    stop: Stop,
+    drain_timeout: Duration,
+    pool: Pool,
+    results: async_channel::Receiver<Done>,
+    confirmed: watch::Receiver<Position>,
+    poisoned: mpsc::Receiver<Poisoned>,
+    error: Option<RunError>,
+}
+
+impl Run<'_> {
+    async fn to_the_end(mut self, replayable: bool, read: &AtomicU64) -> Ended {
+        let delivered = self.carry().await;
+        let confirmed = *self.confirmed.borrow();
+        self.note(|books| books.confirm(confirmed));
+        self.stop.drain.cancel();
+        if replayable {
+            self.reading.iter().for_each(JoinHandle::abort); // whatever it holds is read again by the next run
+        } else if let Err(error) = self.keep_the_rest().await {
+            self.fail(error);
+        }
+        self.reading_ended().await;
+        if let Err(error) = self.books.commit().await {
+            self.fail(error);
+        }
+        let mut account = self.books.close(read.load(Ordering::Relaxed));
+        account.close(delivered, self.oddities);
+        Ended {
+            account,
+            error: self.error,
+        }
+    }
+
+    /// Takes the reading task's last word.
+    async fn reading_ended(&mut self) {
+        let Some(reading) = self.reading.take() else {
+            return;
+        };
+        match reading.await {
+            Ok(Ok(oddities)) => self.oddities = oddities,
+            Ok(Err(error)) => self.fail(error.into()),
+            Err(_aborted) => {}
+        }
+    }
+
+    /// Carries batches and confirmations until the sink ends.
+    async fn carry(&mut self) -> Delivered {
+        let journal = self.journal;
+        let mut append: Option<BoxFuture<'_, Result<Position, JournalError>>> = None;
+        let mut scale = interval(SCALE_EVERY);
+        let mut commit = interval(COMMIT_EVERY);
+        scale.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        commit.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let drain = self.stop.drain.clone();
+        let abort = self.stop.abort.clone();
+        let mut drain_until: Option<Instant> = None;
+        let mut abort_at: Option<Instant> = None;
+        let mut confirmed_open = true;
+        loop {
+            if append.is_none() && self.input != Input::Closed {
+                self.accept_in_order().await;
+                append = self.next_append(journal);
+                if append.is_none() && self.input == Input::Ended {
+                    journal.close();
+                    self.input = Input::Closed;
+                }
+            }
+            let flush_at = self.books.framer.deadline().map(|at| self.started + at);
+            tokio::select! {
+                biased;
+                ended = &mut self.sink => return self.sink_ended(ended),
+                () = abort.cancelled(), if abort_at.is_none() => {
+                    abort_at = Some(Instant::now() + ABORT_GRACE);
+                }
+                () = until(abort_at) => {
+                    self.sink.abort();
+                    return Delivered { confirmed: *self.confirmed.borrow(), ..Delivered::default() };
+                }
+                () = drain.cancelled(), if drain_until.is_none() => {
+                    drain_until = Some(Instant::now() + self.drain_timeout);
+                }
+                () = until(drain_until), if abort_at.is_none() => {
+                    tracing::warn!(timeout = ?self.drain_timeout, "not all is confirmed in time (`shutdown_timeout`); leaving");
+                    abort.cancel();
+                }
+                Some(poisoned) = self.poisoned.recv() => {
+                    if let Err(error) = self.books.poisoned(poisoned).await {
+                        self.fail(error);
+                    }
+                }
+                changed = self.confirmed.changed(), if confirmed_open => {
+                    confirmed_open = changed.is_ok();
+                    let confirmed = *self.confirmed.borrow_and_update();
+                    self.note(|books| books.confirm(confirmed));
+                }
+                appended = wait(&mut append) => {
+                    append = None;
+                    match appended {
+                        Ok(head) => self.note(|books| books.appended(head)),
+                        Err(error) => self.fail(error.into()),
+                    }
+                }
+                worked = self.results.recv(), if append.is_none() && self.input == Input::Open => {
+                    match worked {
+                        Ok(done) => self.reorder.insert(done),
+                        Err(_) => {
+                            self.input = Input::Ended;
+                            self.reading_ended().await;
+                        }
+                    }
+                }
+                () = until(flush_at), if append.is_none() => self.books.framer.close(),
+                _ = commit.tick(), if self.books.has_news() => {
+                    if let Err(error) = self.books.commit().await {
+                        self.fail(error);
+                    }
+                }
+                _ = scale.tick(), if self.input == Input::Open => {
+                    if let Err(error) = self.pool.scale() {
+                        self.fail(error.into());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the batches that are next in order, until there are frames to append.
+    async fn accept_in_order(&mut self) {
+        while self.error.is_none() && !self.books.framer.has_frames() {
+            let Some(done) = self.reorder.next() else {
+                break;
+            };
+            let now = self.started.elapsed();
+            if let Err(error) = self.books.accept(done, now).await {
+                self.fail(error);
+            }
+        }
+        if self.input == Input::Ended {
+            self.books.framer.close();
+        }
+    }
+
+    fn next_append<'j>(
+        &mut self,
+        journal: &'j dyn Journal,
+    ) -> Option<BoxFuture<'j, Result<Position, JournalError>>> {
+        let (chunk, settled) = self.books.take()?;
+        Some(journal.append(chunk, settled))
+    }
+
+    fn sink_ended(
+        &mut self,
+        ended: Result<Result<Delivered, SinkError>, tokio::task::JoinError>,
+    ) -> Delivered {
+        let failed = Delivered {
+            confirmed: *self.confirmed.borrow(),
+            ..Delivered::default()
+        };
+        match ended {
+            Ok(Ok(delivered)) => delivered,
+            Ok(Err(error)) => {
+                self.fail(error.into());
+                failed
+            }
+            Err(error) => {
+                let error = std::io::Error::other(error);
+                self.fail(
+                    SinkError::Io {
+                        context: "the sink's task".to_owned(),
+                        error,
+                    }
+                    .into(),
+                );
+                failed
+            }
+        }
+    }
+
+    /// Does a step of the books; a wrong account fails the run.
+    fn note(&mut self, step: impl FnOnce(&mut Books) -> Result<(), RunError>) {
+        if let Err(error) = step(&mut self.books) {
+            self.fail(error);
+        }
+    }
+
+    /// The first error ends the run: nothing more is read or accepted, but what is in the journal is
+    /// still delivered and confirmed.
+    fn fail(&mut self, error: RunError) {
+        tracing::debug!(%error, "the run failed; draining");
+        if self.input == Input::Open {
+            self.input = Input::Ended;
+        }
+        self.stop.drain.cancel();
+        self.error.get_or_insert(error);
+    }
+
+    /// From a source that cannot be replayed, what is unconfirmed at the end goes to the failover.
+    async fn keep_the_rest(&mut self) -> Result<(), RunError> {
+        let now = self.started.elapsed();
+        loop {
+            while let Some(done) = self.reorder.next() {
+                match self.books.accept(done, now).await {
+                    Err(error @ RunError::Failover(_)) => return Err(error),
+                    Ok(()) | Err(_) => {} // a refused batch is kept whole, below
+                }
+            }
+            match self.results.recv().await {
+                Ok(done) => self.reorder.insert(done),
+                Err(_closed) => break,
+            }
+        }
+        self.books.keep_unconfirmed(self.journal).await
+    }
+}
+
+/// Waits for a future that may not be there.
+async fn wait<T>(future: &mut Option<BoxFuture<'_, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,264 @@
+//! The `file` sink: a record a line, with rotation by size.
+//!
+//! Owns the file and its rotation. A record is confirmed when the file is synced, so it outlives a
+//! crash of the machine.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::fs::{File, OpenOptions};
+use tokio::io::AsyncWriteExt;
+
+use super::framing::Framing;
+use super::stdout::lines;
+use super::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
+use crate::driver::{self, Driver, Facts, Problem};
+use crate::journal::{BoxFuture, Followed, Follower, Position};
+use crate::units::ByteSize;
+
+/// The table entry.
+pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
+    name: "file",
+    about: "a record a line in a file, with rotation by size",
+    schema: |_| schemars::schema_for!(Config),
+    check,
+    ignored_keys: &[],
+};
+
+/// Bytes written before a sync, where there is always more to write.
+const SYNC_EVERY_BYTES: u64 = 4 << 20;
+
+/// Config of the `file` sink.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Config {
+    /// The file, relative to the pipeline file. Records are appended.
+    path: String,
+    /// Once the file has so many bytes it is renamed to `NAME.000001.EXT` and so on, and a new one is
+    /// begun. A record is never split. Unset: it grows without end.
+    rotate: Option<ByteSize>,
+}
+
+#[derive(Clone, Debug)]
+struct Plan {
+    path: PathBuf,
+    rotate: Option<u64>,
+}
+
+fn check(config: Value, facts: &Facts) -> Result<Box<dyn SinkPlan>, Vec<Problem>> {
+    let config: Config = driver::read(config)?;
+    if config.rotate.is_some_and(|size| size.0 == 0) {
+        return Err(vec![Problem::error(
+            "/rotate",
+            "a file cannot be rotated at 0 bytes",
+        )]);
+    }
+    let rotate = config.rotate.map(|size| size.0);
+    Ok(Box::new(Plan {
+        path: facts.path(&config.path),
+        rotate,
+    }))
+}
+
+impl SinkPlan for Plan {
+    fn describe(&self) -> String {
+        format!("file {}", self.path.display())
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery::Confirmed
+    }
+
+    fn guarantee(&self) -> String {
+        "at least once: a record is confirmed when the file is synced to its disk".to_owned()
+    }
+
+    fn framing(&self) -> Framing {
+        lines()
+    }
+
+    fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
+        Box::pin(async move {
+            let out = Out::open(self).await.map_err(|error| self.failed(error))?;
+            Ok(Box::new(FileSink {
+                plan: self.clone(),
+                context,
+                out,
+            }) as Box<dyn Sink>)
+        })
+    }
+}
+
+impl Plan {
+    fn failed(&self, error: io::Error) -> SinkError {
+        SinkError::Io {
+            context: format!("writing {}", self.path.display()),
+            error,
+        }
+    }
+}
+
+struct FileSink {
+    plan: Plan,
+    context: SinkContext,
+    out: Out,
+}
+
+impl Sink for FileSink {
+    fn run(mut self: Box<Self>) -> BoxFuture<'static, Result<Delivered, SinkError>> {
+        Box::pin(async move {
+            let SinkContext {
+                journal,
+                confirmed,
+                stop,
+                ..
+            } = self.context;
+            let mut cursor = journal.pin(Position::default());
+            let mut follower = Follower::new(Arc::clone(&journal), Position::default());
+            let failed = |error| self.plan.failed(error);
+            loop {
+                let chunk = tokio::select! {
+                    biased;
+                    () = stop.abort.cancelled() => break,
+                    followed = follower.next() => match followed {
+                        Followed::Chunk(chunk) => chunk,
+                        Followed::Lost { .. } => unreachable!("the cursor pins what is not written"),
+                        Followed::End => break,
+                    },
+                };
+                for frame in 0..chunk.frames.len() {
+                    self.out
+                        .write(&chunk.wire[chunk.frame_wire(frame)])
+                        .await
+                        .map_err(failed)?;
+                }
+                if follower.is_at_head() || self.out.unsynced >= SYNC_EVERY_BYTES {
+                    self.out.sync().await.map_err(failed)?;
+                    cursor.advance(chunk.end());
+                    confirmed.send_replace(chunk.end());
+                }
+            }
+            Ok(Delivered {
+                confirmed: cursor.position(),
+                ..Delivered::default()
+            })
+        })
+    }
+}
+
+/// The open file.
+struct Out {
+    path: PathBuf,
+    rotate: Option<u64>,
+    file: tokio::io::BufWriter<File>,
+    bytes: u64,
+    unsynced: u64,
+    rotations: u32,
+}
+
+impl Out {
+    async fn open(plan: &Plan) -> io::Result<Self> {
+        if let Some(folder) = plan.path.parent() {
+            tokio::fs::create_dir_all(folder).await?;
+        }
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&plan.path)
+            .await?;
+        let bytes = file.metadata().await?.len();
+        Ok(Self {
+            path: plan.path.clone(),
+            rotate: plan.rotate,
+            file: tokio::io::BufWriter::with_capacity(256 << 10, file),
+            bytes,
+            unsynced: 0,
+            rotations: 0,
+        })
+    }
+
+    async fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        let full = self
+            .rotate
+            .is_some_and(|limit| self.bytes + line.len() as u64 > limit);
+        if full && self.bytes > 0 {
+            self.rotate().await?;
+        }
+        self.file.write_all(line).await?;
+        self.bytes += line.len() as u64;
+        self.unsynced += line.len() as u64;
+        Ok(())
+    }
+
+    async fn sync(&mut self) -> io::Result<()> {
+        self.file.flush().await?;
+        self.file.get_ref().sync_data().await?;
+        self.unsynced = 0;
+        Ok(())
+    }
+
+    /// Renames the full file, synced, to the next free number.
+    async fn rotate(&mut self) -> io::Result<()> {
+        self.sync().await?;
+        let next = loop {
+            self.rotations += 1;
+            let name = numbered(&self.path, self.rotations);
+            if !tokio::fs::try_exists(&name).await? {
+                break name;
+            }
+        };
+        tokio::fs::rename(&self.path, next).await?;
+        let file = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .open(&self.path)
+            .await?;
+        self.file = tokio::io::BufWriter::with_capacity(256 << 10, file);
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+/// `out.ndjson` → `out.000001.ndjson`.
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some(extension) => path.with_extension(format!("{number:06}.{extension}")),
+        None => path.with_extension(format!("{number:06}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn rotation_splits_no_record_and_loses_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = Plan {
+            path: folder.path().join("out.ndjson"),
+            rotate: Some(20),
+        };
+        let mut out = Out::open(&plan).await.unwrap();
+        for n in 0..10 {
+            out.write(format!("record {n}\n").as_bytes()).await.unwrap();
+        }
+        out.sync().await.unwrap();
+        let mut names: Vec<PathBuf> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        names.sort();
+        assert_eq!(names.len(), 5);
+        let all: String = names
+            .iter()
+            .map(|name| std::fs::read_to_string(name).unwrap())
+            .collect();
+        let expected: String = (0..10).map(|n| format!("record {n}\n")).collect();
+        assert_eq!(all, expected);
+        assert!(names[0].ends_with("out.000001.ndjson"));
+    }
+}

@@ -1,0 +1,363 @@
+//! Config of the server: what is written, and what is refused before the first record (I6).
+//!
+//! Pure. Called by the `websocket` driver's entry when the config has `listen`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use schemars::{JsonSchema, Schema};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{AtEnd, Plan, Timing};
+use crate::driver::{Facts, Problem, read};
+use crate::sink::SinkPlan;
+use crate::sink::framing::{BatchBounds, Batching, Carrier, Framing};
+use crate::units::{ByteSize, Span};
+
+/// Longest that frames may be held back together.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// The `websocket` sink with `listen`: publishes to whoever subscribes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address and port on the loopback interface, as 127.0.0.1:9400; port 0 takes a free one.
+    listen: String,
+    /// Path of the stream; /v1/streams/ and the pipeline's name by default.
+    path: Option<String>,
+    /// When the source is at its end: keep serving, or exit once the connected have everything.
+    #[serde(default)]
+    at_end: AtEnd,
+    /// Web origins whose pages may subscribe beside the server's own page, as https://example.com.
+    #[serde(default)]
+    origins: Vec<String>,
+    /// Most subscribers at a time; further ones are answered 503.
+    #[serde(default = "defaults::subscribers_max")]
+    subscribers_max: NonZeroU32,
+    /// Longest that small frames wait to go out together; 0 sends each at once.
+    #[serde(default = "defaults::flush")]
+    flush: Span,
+    /// Frames of text (must be UTF-8) or binary ones.
+    #[serde(default)]
+    format: Format,
+    /// One record a frame, or several.
+    #[serde(default)]
+    framing: Frames,
+    /// Bounds of a frame of several records.
+    #[serde(default)]
+    batch: Batch,
+    /// Wrap each record in {"id","ts","key","data"}.
+    #[serde(default)]
+    envelope: bool,
+    /// Most bytes in a frame; a longer record is rejected.
+    #[serde(default = "defaults::frame_max")]
+    frame_max: ByteSize,
+    /// Silence after which a subscriber is pinged, and then after which it counts as gone.
+    #[serde(default = "defaults::ping_interval")]
+    ping_interval: Span,
+    /// Longest wait for a request.
+    #[serde(default = "defaults::handshake_timeout")]
+    handshake_timeout: Span,
+    /// Longest wait for a subscriber that takes nothing.
+    #[serde(default = "defaults::write_timeout")]
+    write_timeout: Span,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    #[default]
+    Text,
+    Binary,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Frames {
+    #[default]
+    Record,
+    Ndjson,
+    JsonArray,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+struct Batch {
+    /// Most records in a frame.
+    records: NonZeroU32,
+    /// Most bytes in a frame.
+    bytes: ByteSize,
+    /// Longest wait of the first record.
+    wait: Span,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            records: NonZeroU32::new(100).expect("100 is not zero"),
+            bytes: ByteSize(64 << 10),
+            wait: Span(Duration::from_millis(10)),
+        }
+    }
+}
+
+mod defaults {
+    use super::*;
+
+    pub(super) fn subscribers_max() -> NonZeroU32 {
+        NonZeroU32::new(4096).expect("4096 is not zero")
+    }
+
+    pub(super) fn flush() -> Span {
+        Span(Duration::from_millis(10))
+    }
+
+    pub(super) fn frame_max() -> ByteSize {
+        ByteSize(1 << 20)
+    }
+
+    pub(super) fn ping_interval() -> Span {
+        Span(Duration::from_secs(20))
+    }
+
+    pub(super) fn handshake_timeout() -> Span {
+        Span(Duration::from_secs(10))
+    }
+
+    pub(super) fn write_timeout() -> Span {
+        Span(Duration::from_secs(30))
+    }
+}
+
+/// The JSON Schema of the server form.
+pub fn schema() -> Schema {
+    schemars::schema_for!(Config)
+}
+
+/// Turns a config that fits the schema into a server, or says what is wrong.
+///
+/// # Errors
+/// Everything that is wrong, each with its place.
+pub fn check(config: Value, facts: &Facts) -> Result<Box<dyn SinkPlan>, Vec<Problem>> {
+    plan(read(config)?, facts).map(|plan| Box::new(plan) as Box<dyn SinkPlan>)
+}
+
+fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let listen = listen(&config.listen)
+        .map_err(|problem| problems.push(problem))
+        .ok();
+    let path = config
+        .path
+        .unwrap_or_else(|| format!("/v1/streams/{}", escape(&facts.pipeline)));
+    problems.extend(wrong_path(&path));
+    for (index, origin) in config.origins.iter().enumerate() {
+        problems.extend(wrong_origin(index, origin));
+    }
+    for (pointer, span) in [
+        ("/ping_interval", config.ping_interval),
+        ("/handshake_timeout", config.handshake_timeout),
+        ("/write_timeout", config.write_timeout),
+    ] {
+        if span.0.is_zero() {
+            problems.push(Problem::error(pointer, "must be longer than 0"));
+        }
+    }
+    if config.flush.0 > FLUSH_MAX {
+        problems.push(
+            Problem::error("/flush", format!("{} is longer than 1s", config.flush))
+                .help("frames that wait longer than a second are not live; 10ms is the default"),
+        );
+    }
+    match listen {
+        Some(listen) if problems.is_empty() => Ok(Plan {
+            listen,
+            path,
+            at_end: config.at_end,
+            origins: config.origins,
+            subscribers_max: config.subscribers_max,
+            framing: framing(
+                config.format,
+                config.framing,
+                config.batch,
+                config.envelope,
+                config.frame_max,
+            ),
+            timing: Timing {
+                flush: config.flush.0,
+                ping_interval: config.ping_interval.0,
+                handshake_timeout: config.handshake_timeout.0,
+                write_timeout: config.write_timeout.0,
+            },
+        }),
+        _ => Err(problems),
+    }
+}
+
+/// The address, if it is one that only this machine reaches: without credentials whoever reaches the
+/// port reads the stream.
+fn listen(text: &str) -> Result<SocketAddr, Problem> {
+    let wrong = |message: String| Problem::error("/listen", message);
+    let address = match text.strip_prefix("localhost:") {
+        Some(port) => port
+            .parse()
+            .ok()
+            .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
+        None => text.parse().ok(),
+    };
+    let Some(address) = address else {
+        let port: Option<u16> = text.strip_prefix(':').unwrap_or(text).parse().ok();
+        return Err(wrong(format!("`{text}` is not an address with a port"))
+            .help(format!("write 127.0.0.1:{}", port.unwrap_or(9400))));
+    };
+    if !address.ip().is_loopback() {
+        return Err(wrong(format!(
+            "{} is reached from other machines, and subscribers are not asked for credentials yet",
+            address.ip()
+        ))
+        .help(format!(
+            "listen on 127.0.0.1:{}, and put a proxy that asks for credentials before it",
+            address.port()
+        )));
+    }
+    Ok(address)
+}
+
+fn wrong_path(path: &str) -> Option<Problem> {
+    let taken = ["/", "/healthz", "/readyz"];
+    if !path.starts_with('/') || path.contains(['?', '#', ' ', '"', '<']) || !path.is_ascii() {
+        Some(
+            Problem::error("/path", format!("`{path}` is not a path"))
+                .help("write it like /v1/streams/trades"),
+        )
+    } else if taken.contains(&path) {
+        Some(Problem::error("/path", format!("`{path}` is taken")).help("write it like /stream"))
+    } else {
+        None
+    }
+}
+
+fn wrong_origin(index: usize, origin: &str) -> Option<Problem> {
+    let uri: Option<http::Uri> = origin.parse().ok();
+    let fits = uri.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some()
+            && matches!(uri.path(), "" | "/")
+            && !origin.ends_with('/')
+    });
+    (!fits).then(|| {
+        Problem::error(
+            format!("/origins/{index}"),
+            format!("`{origin}` is not a web origin"),
+        )
+        .help("write scheme and host as browsers send them: https://dashboard.example.com")
+    })
+}
+
+fn framing(
+    format: Format,
+    frames: Frames,
+    batch: Batch,
+    envelope: bool,
+    frame_max: ByteSize,
+) -> Framing {
+    let bounds = BatchBounds {
+        records_max: batch.records.get() as usize,
+        bytes_max: batch.bytes.0 as usize,
+        wait: batch.wait.0,
+    };
+    Framing {
+        carrier: match format {
+            Format::Text => Carrier::Text,
+            Format::Binary => Carrier::Binary,
+        },
+        batch: match frames {
+            Frames::Record => Batching::Record,
+            Frames::Ndjson => Batching::Ndjson(bounds),
+            Frames::JsonArray => Batching::JsonArray(bounds),
+        },
+        envelope,
+        frame_bytes_max: frame_max.0 as usize,
+    }
+}
+
+/// A name as a path segment.
+fn escape(name: &str) -> String {
+    name.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn problems(config: Value) -> Vec<(String, String)> {
+        let facts = Facts {
+            pipeline: "my flights".to_owned(),
+            ..Facts::default()
+        };
+        match plan(read(config).expect("fits the schema"), &facts) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems
+                .into_iter()
+                .map(|problem| (problem.pointer, problem.message))
+                .collect(),
+        }
+    }
+
+    #[test]
+    fn only_loopback_is_listened_on() {
+        for listen in ["127.0.0.1:9400", "localhost:0", "[::1]:9400", "127.8.9.1:1"] {
+            assert_eq!(problems(json!({ "listen": listen })), [], "{listen}");
+        }
+        for listen in ["0.0.0.0:9400", "[::]:9400", "192.168.1.5:80", "9400", ":1"] {
+            let problems = problems(json!({ "listen": listen }));
+            assert_eq!(problems.len(), 1, "{listen}");
+            assert_eq!(problems[0].0, "/listen");
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let wrong = problems(json!({
+            "listen": "0.0.0.0:80",
+            "path": "streams",
+            "origins": ["https://ok.example", "example.com", "https://a.example/x"],
+            "flush": "5s",
+            "write_timeout": "0s",
+        }));
+        let pointers: Vec<_> = wrong.iter().map(|(pointer, _)| pointer.as_str()).collect();
+        assert_eq!(
+            pointers,
+            [
+                "/listen",
+                "/path",
+                "/origins/1",
+                "/origins/2",
+                "/write_timeout",
+                "/flush"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_stream_is_named_after_the_pipeline() {
+        let facts = Facts {
+            pipeline: "my flights".to_owned(),
+            ..Facts::default()
+        };
+        let config = read(json!({ "listen": "127.0.0.1:0" })).expect("a config");
+        let plan = plan(config, &facts).expect("a plan");
+        assert_eq!(plan.path, "/v1/streams/my%20flights");
+    }
+}

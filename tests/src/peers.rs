@@ -1,0 +1,195 @@
+//! Peers that we did not write: Python's `websockets`, Node's `ws`, nginx, Chromium.
+//!
+//! Owns where they are (`cargo xtask peers` puts them into `target/peers`) and how they are started.
+//! What is missing skips the test that asks, unless `CI` is set.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::process::Process;
+use crate::workspace::{Folder, root};
+
+/// A language that peers are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// Python, with `websockets`.
+    Python,
+    /// Node, with `ws`.
+    Node,
+}
+
+/// Skips the calling test because of what is missing: returns `None`, or fails where `CI` is set.
+pub fn skip<T>(test: &str, missing: &str) -> Option<T> {
+    let line = format!("{test}: {missing}; `cargo xtask peers` gets it");
+    let ci = std::env::var("CI").is_ok_and(|ci| !ci.is_empty() && ci != "false" && ci != "0");
+    assert!(!ci, "with CI set nothing may be skipped: {line}");
+    eprintln!("SKIPPED {line}");
+    if let Some(path) = std::env::var_os("WIREFALL_SKIPPED") {
+        let file = std::fs::OpenOptions::new().append(true).open(path);
+        let _ = file.and_then(|mut file| writeln!(file, "{line}"));
+    }
+    None
+}
+
+fn folder() -> PathBuf {
+    std::env::var_os("WIREFALL_PEERS").map_or_else(|| root().join("target/peers"), PathBuf::from)
+}
+
+/// A program, wherever Debian puts it.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/bin", "/usr/local/bin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+}
+
+/// A command that runs a script of `tests/peers`, if its language and module are here.
+fn script(language: Language, name: &str) -> Option<Command> {
+    let scripts = root().join("tests/peers");
+    let (mut command, extension) = match language {
+        Language::Python => {
+            let python = folder().join("python/bin/python");
+            if !python.is_file() {
+                return None;
+            }
+            (Command::new(python), "py")
+        }
+        Language::Node => {
+            let modules = folder().join("node/node_modules");
+            if !modules.join("ws").is_dir() || !modules.join("playwright-core").is_dir() {
+                return None;
+            }
+            let mut node = Command::new(program("node")?);
+            node.env("NODE_PATH", modules);
+            (node, "js")
+        }
+    };
+    command.arg(scripts.join(name).with_extension(extension));
+    Some(command)
+}
+
+/// A WebSocket server of another language that appends every record to a file before it reads on.
+pub struct Receiver {
+    language: Language,
+    out: PathBuf,
+    replies: bool,
+    /// Where it listens; the same after a restart.
+    pub address: SocketAddr,
+    process: Option<Process>,
+}
+
+impl Receiver {
+    /// Starts one. With `replies` it answers each message once it is written. `None`: not here.
+    pub fn start(test: &str, language: Language, out: &Path, replies: bool) -> Option<Self> {
+        let mut receiver = Self {
+            language,
+            out: out.to_owned(),
+            replies,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            process: None,
+        };
+        if script(language, "receiver").is_none() {
+            return skip(test, &format!("{language:?} with its WebSocket library"));
+        }
+        receiver.restart();
+        Some(receiver)
+    }
+
+    /// Kills it (SIGKILL) in whatever it does.
+    pub fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Starts it again at the same address.
+    pub fn restart(&mut self) {
+        self.kill();
+        let mut command = script(self.language, "receiver").expect("it was here");
+        command.arg(self.address.port().to_string()).arg(&self.out);
+        if self.replies {
+            command.arg("reply");
+        }
+        let mut process = Process::start(&mut command);
+        let port = process.wait_for_line("listening ");
+        self.address.set_port(port.parse().expect("a port"));
+        self.process = Some(process);
+    }
+}
+
+/// A subscriber of another language: prints each record as a line, then `closed CODE REASON` to
+/// standard error. It has subscribed when this returns. `None`: not here.
+pub fn subscriber(test: &str, language: Language, url: &str) -> Option<Process> {
+    let Some(mut command) = script(language, "subscriber") else {
+        return skip(test, &format!("{language:?} with its WebSocket library"));
+    };
+    let mut process = Process::start(command.arg(url));
+    process.wait_for_line("connected");
+    Some(process)
+}
+
+/// Chromium driven by `tests/peers/page.js`, which explains its arguments. `None`: not here.
+pub fn browser(test: &str, arguments: &[&str]) -> Option<Process> {
+    let Some(chromium) = program("chromium") else {
+        return skip(test, "Chromium");
+    };
+    let Some(mut command) = script(Language::Node, "page") else {
+        return skip(test, "Node with playwright-core");
+    };
+    Some(Process::start(command.arg(chromium).args(arguments)))
+}
+
+/// An nginx before a WebSocket server.
+pub struct Nginx {
+    /// Where it listens.
+    pub address: SocketAddr,
+    _process: Process,
+    _folder: Folder,
+}
+
+impl Nginx {
+    /// Starts one. `None`: not here.
+    pub fn start(test: &str, to: SocketAddr) -> Option<Self> {
+        let Some(nginx) = program("nginx") else {
+            return skip(test, "nginx");
+        };
+        let folder = Folder::new();
+        let address = free_address();
+        let base = folder.path("");
+        let base = base.display();
+        let config = format!(
+            "daemon off; worker_processes 1; pid {base}/nginx.pid; error_log stderr warn;\n\
+             events {{ worker_connections 256; }}\n\
+             http {{\n\
+               access_log off; client_body_temp_path {base}/body; proxy_temp_path {base}/proxy;\n\
+               fastcgi_temp_path {base}/fastcgi; uwsgi_temp_path {base}/uwsgi;\n\
+               scgi_temp_path {base}/scgi;\n\
+               server {{ listen {address};\n\
+                 location / {{ proxy_pass http://{to}; proxy_http_version 1.1;\n\
+                   proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }} }}\n\
+             }}\n"
+        );
+        let config = folder.write("nginx.conf", config);
+        let mut command = Command::new(nginx);
+        command.arg("-c").arg(config).arg("-e").arg("stderr");
+        command.stdin(Stdio::null());
+        let process = Process::start(&mut command);
+        crate::wait_until("nginx listens", || {
+            std::net::TcpStream::connect(address).is_ok()
+        });
+        Some(Self {
+            address,
+            _process: process,
+            _folder: folder,
+        })
+    }
+}
+
+/// An address on loopback that nobody listens on now.
+pub fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address")
+}

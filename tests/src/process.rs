@@ -1,0 +1,287 @@
+//! Child processes: their words as they come, their memory, signals, and their end.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+
+use crate::workspace::root;
+use crate::{wait_for, wait_until};
+
+/// Signals that tests send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// As a supervisor asks to end.
+    Terminate,
+    /// As Ctrl-C does.
+    Interrupt,
+    /// At once, without a last word.
+    Kill,
+}
+
+/// A running child; killed by its id when dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Arc<Mutex<Vec<u8>>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<JoinHandle<()>>,
+    status: Option<ExitStatus>,
+}
+
+/// How a child ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Process {
+    /// Starts a command with all three streams piped.
+    pub fn start(command: &mut Command) -> Self {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let (stdout, stderr) = (Arc::default(), Arc::default());
+        let readers = vec![
+            follow(child.stdout.take().expect("piped"), &stdout),
+            follow(child.stderr.take().expect("piped"), &stderr),
+        ];
+        Self {
+            name,
+            stdin: child.stdin.take(),
+            child,
+            stdout,
+            stderr,
+            readers,
+            status: None,
+        }
+    }
+
+    /// What it wrote to standard output until now.
+    pub fn stdout(&self) -> String {
+        text(&self.stdout)
+    }
+
+    /// What it wrote to standard error until now.
+    pub fn stderr(&self) -> String {
+        text(&self.stderr)
+    }
+
+    /// Writes to its standard input; false where it reads no more.
+    pub fn write(&mut self, bytes: &[u8]) -> bool {
+        self.stdin
+            .as_mut()
+            .is_some_and(|stdin| stdin.write_all(bytes).is_ok())
+    }
+
+    /// Closes its standard input.
+    pub fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Waits until standard error or output has a line that contains `part`, and returns the rest of
+    /// that line.
+    pub fn wait_for_line(&mut self, part: &str) -> String {
+        let what = format!("`{part}` from {}", self.name);
+        let (out, err) = (Arc::clone(&self.stdout), Arc::clone(&self.stderr));
+        let mut gone = false;
+        wait_for(&what, || {
+            for stream in [&out, &err] {
+                let text = text(stream);
+                if let Some(line) = complete_lines(&text).find(|line| line.contains(part)) {
+                    let rest = line.split_once(part).expect("it contains it").1;
+                    return Some(rest.trim().to_owned());
+                }
+            }
+            assert!(
+                !gone,
+                "{} ended without `{part}`:\n{}{}",
+                self.name,
+                text(&out),
+                text(&err)
+            );
+            // One more look at what it said last.
+            gone = matches!(self.child.try_wait(), Ok(Some(_)));
+            if gone {
+                self.readers.drain(..).for_each(|reader| {
+                    let _ = reader.join();
+                });
+            }
+            None
+        })
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let number = match signal {
+            Signal::Terminate => libc::SIGTERM,
+            Signal::Interrupt => libc::SIGINT,
+            Signal::Kill => libc::SIGKILL,
+        };
+        let id = i32::try_from(self.child.id()).expect("an id of a process");
+        // SAFETY: no memory is touched; the child was not waited for, so the id is still its own.
+        unsafe { libc::kill(id, number) };
+    }
+
+    /// Kills it and waits for its end.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.status.is_none() && matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Resident memory in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        status
+            .unwrap_or_default()
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> Ended {
+        self.stdin = None;
+        let name = self.name.clone();
+        let (out, err) = (Arc::clone(&self.stdout), Arc::clone(&self.stderr));
+        let child = &mut self.child;
+        let mut status = None;
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_until(&format!("the end of {name}"), || {
+                status = child.try_wait().expect("a child can be waited for");
+                status.is_some()
+            });
+        }));
+        assert!(
+            ended.is_ok(),
+            "{name} does not end; it said:\n{}{}",
+            text(&out),
+            text(&err)
+        );
+        self.readers
+            .drain(..)
+            .for_each(|reader| reader.join().expect("a reader does not panic"));
+        Ended {
+            code: status.and_then(|status| status.code()),
+            stdout: self.stdout(),
+            stderr: self.stderr(),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// Fails the test with all that was said unless the exit code is this one.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(
+            self.code,
+            Some(code),
+            "exit code; it said:\n{}{}",
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    /// A number of the account that `wirefall run` prints at its end, by its name.
+    #[track_caller]
+    pub fn account(&self, name: &str) -> u64 {
+        let line = self
+            .stderr
+            .lines()
+            .rev()
+            .find(|line| line.starts_with("read "))
+            .unwrap_or_else(|| panic!("no account in:\n{}", self.stderr));
+        line.split(" · ")
+            .find_map(|part| part.strip_prefix(name)?.trim().parse().ok())
+            .unwrap_or_else(|| panic!("no `{name}` in: {line}"))
+    }
+}
+
+fn follow(mut from: impl Read + Send + 'static, to: &Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+    let to = Arc::clone(to);
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(&mut from);
+        while let Ok(read) = reader.fill_buf() {
+            let count = read.len();
+            if count == 0 {
+                break;
+            }
+            to.lock()
+                .expect("no panic while held")
+                .extend_from_slice(read);
+            reader.consume(count);
+        }
+    })
+}
+
+fn text(bytes: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&bytes.lock().expect("no panic while held")).into_owned()
+}
+
+/// The lines that are written to their end.
+fn complete_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n')
+        .filter(|line| line.ends_with('\n'))
+        .map(str::trim_end)
+}
+
+/// The binary: `WIREFALL_BIN`, or the release build of this workspace, made once.
+pub fn binary() -> &'static PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        if let Some(given) = std::env::var_os("WIREFALL_BIN") {
+            return given.into();
+        }
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let built = Command::new(cargo)
+            .args(["build", "--quiet", "--release", "--workspace"])
+            .current_dir(root())
+            .status()
+            .expect("cargo runs");
+        assert!(built.success(), "the binary is built");
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| root().join("target"), PathBuf::from);
+        target.join("release/wirefall")
+    })
+}
+
+/// A `wirefall` command, without colour and without a proxy of the environment.
+pub fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(binary());
+    command.args(arguments).env("WIREFALL_COLOR", "never");
+    for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// Starts `wirefall` with these arguments.
+pub fn wirefall<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Process {
+    Process::start(&mut command(arguments))
+}
