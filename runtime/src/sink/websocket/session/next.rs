@@ -6,7 +6,7 @@ use super::{
     Confirm, Failure, GivenUp, Line, MARKS_MAX, Mark, Order, PING_BYTES, PING_SPACING_BYTES_MAX,
     PROBE_TIMEOUT_MAX, PROBES_UNANSWERED_MAX, REPINGS, Session, Step, Wait,
 };
-use crate::journal::Marks;
+use crate::journal::{Marks, Position};
 
 impl Session {
     /// What to do next. `room` is how many bytes the output buffer still takes.
@@ -131,7 +131,7 @@ impl Session {
                 self.connection.keepalive_at = Some(now);
                 return self.ping(now);
             }
-            let order = available.then(|| self.order(room)).flatten();
+            let order = self.order(room, marks.durable);
             if self.ping_due(now, order.is_some()) {
                 return self.ping(now);
             }
@@ -147,8 +147,8 @@ impl Session {
         })
     }
 
-    /// What may be sent under the window, if anything.
-    fn order(&self, room: u64) -> Option<Order> {
+    /// What may be sent under the window and below the watermark, if anything.
+    fn order(&self, room: u64, durable: Position) -> Option<Order> {
         let in_flight = self.in_flight();
         let (records_max, bytes_max) = match self.rules.confirm {
             // The output buffer alone bounds what the kernel has not taken.
@@ -160,6 +160,7 @@ impl Session {
                 (records.saturating_sub(in_flight), bytes_left.min(room))
             }
         };
+        let records_max = records_max.min(durable.since(self.sent));
         (records_max > 0 && bytes_max > 0).then_some(Order {
             from: self.sent,
             records_max,
