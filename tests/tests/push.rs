@@ -133,7 +133,7 @@ fn i1_through_nginx_a_kill_of_the_peer_behind_it_loses_nothing() {
 /// `receive` handles a record before it reads on, so not with Pongs either.
 fn a_fault_loses_nothing(fault: Fault, lifted: impl Fn(&Proxy)) {
     let folder = Folder::new();
-    let (_receiver, address) = receive(&folder, &["--quiet"]);
+    let (_receiver, address) = receive(&folder, &[]);
     let proxy = Proxy::start(address);
     let run = push(&folder, proxy.address(), RECORDS, &[]);
     for round in 1..=5 {
@@ -186,7 +186,7 @@ fn i1_a_slow_line_loses_nothing() {
 fn i1_the_list_of_breaks_of_receive_itself() {
     for how in ["reset", "close", "refuse-503"] {
         let folder = Folder::new();
-        let breaks = ["--break-every", "2000", "--break-how", how, "--quiet"];
+        let breaks = ["--break-every", "2000", "--break-how", how];
         let (_receiver, address) = receive(&folder, &breaks);
         all_delivered(push(&folder, address, RECORDS, &[]).wait(), RECORDS);
         all_there(&received(&folder), RECORDS);
@@ -216,7 +216,7 @@ fn a_peer_that_is_not_there_yet_is_waited_for() {
 #[test]
 fn a_peer_that_answers_pings_wrongly_is_refused_loudly() {
     let folder = Folder::new();
-    let (_receiver, address) = receive(&folder, &["--wrong-pongs", "--quiet"]);
+    let (_receiver, address) = receive(&folder, &["--wrong-pongs"]);
     let ended = push(&folder, address, 1000, &[]).wait();
     assert_ne!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.stderr.contains("Pong"), "{}", ended.stderr);
@@ -226,7 +226,7 @@ fn a_peer_that_answers_pings_wrongly_is_refused_loudly() {
 #[test]
 fn a_refusal_before_the_first_success_ends_the_run() {
     let folder = Folder::new();
-    let (_receiver, address) = receive(&folder, &["--status", "403", "--quiet"]);
+    let (_receiver, address) = receive(&folder, &["--status", "403"]);
     let ended = push(&folder, address, 1000, &[]).wait().expect(3);
     assert!(ended.stderr.contains("403"), "{}", ended.stderr);
 }
@@ -235,7 +235,7 @@ fn a_refusal_before_the_first_success_ends_the_run() {
 fn i1_a_signal_sends_what_was_read_and_the_next_run_goes_on() {
     for signal in [Signal::Terminate, Signal::Interrupt] {
         let folder = Folder::new();
-        let (_receiver, address) = receive(&folder, &["--quiet"]);
+        let (_receiver, address) = receive(&folder, &[]);
         let run = push(&folder, address, RECORDS, &[]);
         wait_for_records(&folder, RECORDS as usize / 4);
         run.signal(signal);
@@ -255,7 +255,7 @@ fn i1_a_signal_sends_what_was_read_and_the_next_run_goes_on() {
 #[test]
 fn i2_two_signals_leave_at_once_and_say_what_is_unconfirmed() {
     let folder = Folder::new();
-    let (_receiver, address) = receive(&folder, &["--quiet"]);
+    let (_receiver, address) = receive(&folder, &[]);
     let proxy = Proxy::start(address);
     let patient = ["confirm_timeout: 1h", "write_timeout: 1h"];
     write_numbered(&folder.path("input.ndjson"), RECORDS);
@@ -278,7 +278,7 @@ fn i2_two_signals_leave_at_once_and_say_what_is_unconfirmed() {
 #[test]
 fn i1_a_kill_of_wirefall_itself_loses_nothing() {
     let folder = Folder::new();
-    let (_receiver, address) = receive(&folder, &["--quiet"]);
+    let (_receiver, address) = receive(&folder, &[]);
     let run = push(&folder, address, RECORDS, &[]);
     wait_for_records(&folder, RECORDS as usize / 2);
     run.signal(Signal::Kill);
@@ -295,7 +295,7 @@ fn i1_a_kill_of_wirefall_itself_loses_nothing() {
 #[test]
 fn the_end_of_standard_input_ends_the_run() {
     let folder = Folder::new();
-    let (_receiver, address) = receive(&folder, &["--quiet"]);
+    let (_receiver, address) = receive(&folder, &[]);
     let sink = [format!("url: ws://{address}/")];
     let pipeline = pipelines::pipeline(&folder, "stdin", &[], &sink, "");
     let mut run = wirefall(["run".as_ref(), pipeline.as_os_str()]);
@@ -335,7 +335,7 @@ fn i1_a_full_disk_under_the_failover_ends_the_run_and_commits_nothing_beyond() {
         eprintln!("SKIPPED a_full_disk_under_the_failover: mounting a tmpfs needs root");
         return;
     };
-    let (_receiver, address) = receive(&folder, &["--quiet"]);
+    let (_receiver, address) = receive(&folder, &[]);
     write_numbered(&folder.path("input.ndjson"), 5000);
     let pipeline = {
         let source = ["path: input.ndjson".to_owned()];
