@@ -8,6 +8,7 @@
 //! unless `CI` is set: then it fails.
 
 pub mod peers;
+pub mod pipelines;
 pub mod process;
 pub mod proxy;
 pub mod records;

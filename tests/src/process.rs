@@ -191,6 +191,10 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            // What it said is what tells why the test failed.
+            eprintln!("--- {} said:\n{}", self.name, self.stderr());
+        }
     }
 }
 

@@ -71,7 +71,13 @@ fn node(folder: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     run(command("npm")
-        .args(["install", "--no-audit", "--no-fund", "--no-save", "--prefix"])
+        .args([
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--no-save",
+            "--prefix",
+        ])
         .arg(&prefix)
         .args(NODE))
     .context("Node 18 or newer with npm is needed (Debian: nodejs npm)")

@@ -19,6 +19,9 @@ use crate::units::{ByteSize, Span};
 /// Longest that frames may be held back together.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
+/// Largest frame that may be set.
+const FRAME_BYTES_MAX: u64 = 1 << 30;
+
 /// The `websocket` sink with `listen`: publishes to whoever subscribes.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -45,9 +48,8 @@ pub struct Config {
     /// One record a frame, or several.
     #[serde(default)]
     framing: Frames,
-    /// Bounds of a frame of several records.
-    #[serde(default)]
-    batch: Batch,
+    /// When a frame of several records is closed; for `ndjson` and `json-array`.
+    batch: Option<Batch>,
     /// Wrap each record in {"id","ts","key","data"}.
     #[serde(default)]
     envelope: bool,
@@ -89,16 +91,16 @@ struct Batch {
     records: NonZeroU32,
     /// Most bytes in a frame.
     bytes: ByteSize,
-    /// Longest wait of the first record.
-    wait: Span,
+    /// Longest wait of the first record in a frame.
+    time: Span,
 }
 
 impl Default for Batch {
     fn default() -> Self {
         Self {
-            records: NonZeroU32::new(100).expect("100 is not zero"),
+            records: NonZeroU32::new(500).expect("500 is not zero"),
             bytes: ByteSize(64 << 10),
-            wait: Span(Duration::from_millis(10)),
+            time: defaults::flush(),
         }
     }
 }
@@ -115,7 +117,7 @@ mod defaults {
     }
 
     pub(super) fn frame_max() -> ByteSize {
-        ByteSize(1 << 20)
+        ByteSize(16 << 20)
     }
 
     pub(super) fn ping_interval() -> Span {
@@ -171,6 +173,21 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
                 .help("frames that wait longer than a second are not live; 10ms is the default"),
         );
     }
+    if config.framing == Frames::Record && config.batch.is_some() {
+        problems.push(
+            Problem::error("/batch", "`batch` means nothing with one record a frame")
+                .help("set `framing: ndjson` or `framing: json-array`, or remove `batch`"),
+        );
+    }
+    let batch = config.batch.unwrap_or_default();
+    for (pointer, size) in [
+        ("/frame_max", config.frame_max),
+        ("/batch/bytes", batch.bytes),
+    ] {
+        if !(1..=FRAME_BYTES_MAX).contains(&size.0) {
+            problems.push(Problem::error(pointer, "must be from 1B to 1GiB"));
+        }
+    }
     match listen {
         Some(listen) if problems.is_empty() => Ok(Plan {
             listen,
@@ -181,7 +198,7 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
             framing: framing(
                 config.format,
                 config.framing,
-                config.batch,
+                batch,
                 config.envelope,
                 config.frame_max,
             ),
@@ -266,7 +283,7 @@ fn framing(
     let bounds = BatchBounds {
         records_max: batch.records.get() as usize,
         bytes_max: batch.bytes.0 as usize,
-        wait: batch.wait.0,
+        wait: batch.time.0,
     };
     Framing {
         carrier: match format {
@@ -335,6 +352,8 @@ mod tests {
             "origins": ["https://ok.example", "example.com", "https://a.example/x"],
             "flush": "5s",
             "write_timeout": "0s",
+            "batch": { "records": 10 },
+            "frame_max": 0,
         }));
         let pointers: Vec<_> = wrong.iter().map(|(pointer, _)| pointer.as_str()).collect();
         assert_eq!(
@@ -345,7 +364,9 @@ mod tests {
                 "/origins/1",
                 "/origins/2",
                 "/write_timeout",
-                "/flush"
+                "/flush",
+                "/batch",
+                "/frame_max",
             ]
         );
     }

@@ -42,7 +42,7 @@ impl Page {
             base64::engine::general_purpose::STANDARD.encode(digest)
         };
         let policy = format!(
-            "default-src 'none'; connect-src 'self'; script-src 'sha256-{}'; style-src 'sha256-{}'; \
+            "default-src 'none'; connect-src 'self'; img-src data:; script-src 'sha256-{}'; style-src 'sha256-{}'; \
              base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
             hash("script"),
             hash("style")

@@ -1,0 +1,235 @@
+//! Server mode with subscribers that we did not write.
+
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use wirefall_tests::peers::{Language, Nginx, browser, subscriber};
+use wirefall_tests::process::command;
+use wirefall_tests::records::numbered;
+use wirefall_tests::{Folder, Process, Signal, numbers, pipelines, wait_until, wirefall};
+
+const RECORDS: u64 = 20_000;
+
+/// Starts `wirefall run`, and returns it with the address of its stream.
+fn run(folder: &Folder, sink: &[&str]) -> (Process, String) {
+    let pipeline = pipelines::publish(folder, sink);
+    let mut run = wirefall(["run".as_ref(), pipeline.as_os_str()]);
+    let url = run.wait_for_line("stream  ");
+    (run, url)
+}
+
+/// The address in `ws://ADDRESS/…`.
+fn address(url: &str) -> SocketAddr {
+    let address = url.trim_start_matches("ws://").split('/').next();
+    address.and_then(|a| a.parse().ok()).expect("an address")
+}
+
+fn write_records(run: &mut Process, count: u64) {
+    let lines: String = (0..count).map(|n| numbered(n) + "\n").collect();
+    assert!(run.write(lines.as_bytes()), "standard input is read");
+}
+
+/// Every record once and in order, then a Close 1000; and the run ends by itself.
+fn everything_arrives(mut run: Process, subscribers: Vec<Process>) {
+    write_records(&mut run, RECORDS);
+    run.close_stdin();
+    for subscriber in subscribers {
+        let ended = subscriber.wait().expect(0);
+        assert!(numbers(&ended.stdout).iter().copied().eq(0..RECORDS));
+        assert!(ended.stderr.contains("closed 1000"), "{}", ended.stderr);
+    }
+    let ended = run.wait().expect(0);
+    assert_eq!(ended.account("published"), RECORDS);
+    assert_eq!(ended.account("unconfirmed"), 0);
+}
+
+#[test]
+fn i3_python_and_node_see_every_record_in_order() {
+    let folder = Folder::new();
+    let (run, url) = run(&folder, &["at_end: exit"]);
+    let test = "python_and_node_see_every_record";
+    let subscribers: Vec<_> = [Language::Python, Language::Node, Language::Python]
+        .into_iter()
+        .filter_map(|language| subscriber(test, language, &url))
+        .collect();
+    everything_arrives(run, subscribers);
+}
+
+#[test]
+fn i3_through_nginx_nothing_changes() {
+    let folder = Folder::new();
+    let (run, url) = run(&folder, &["at_end: exit"]);
+    let test = "through_nginx_nothing_changes";
+    let Some(nginx) = Nginx::start(test, address(&url)) else {
+        return;
+    };
+    let url = url.replace(&address(&url).to_string(), &nginx.address.to_string());
+    let subscribers: Vec<_> = [Language::Python, Language::Node]
+        .into_iter()
+        .filter_map(|language| subscriber(test, language, &url))
+        .collect();
+    everything_arrives(run, subscribers);
+}
+
+#[test]
+fn subscribe_prints_what_is_published_and_ends_with_the_stream() {
+    let folder = Folder::new();
+    let (mut run, url) = run(&folder, &["at_end: exit"]);
+    let out = folder.path("out.ndjson");
+    let subscribe = [
+        "subscribe".as_ref(),
+        url.as_ref(),
+        "--out".as_ref(),
+        out.as_os_str(),
+    ];
+    let all = wirefall(subscribe);
+    let first = wirefall(["subscribe", &url, "--limit", "3"]);
+    // Both are in once a record that is repeated until then has reached both.
+    let mut first = Some(first);
+    wait_until("two subscribers", || {
+        assert!(run.write(b"{\"n\":0,}\n"));
+        let limited = first.as_mut().is_some_and(|first| !first.is_running());
+        limited && !folder.read("out.ndjson").is_empty()
+    });
+    let limited = first.take().expect("it was started").wait().expect(0);
+    assert_eq!(limited.stdout, "{\"n\":0,}\n".repeat(3));
+    write_records(&mut run, RECORDS);
+    run.close_stdin();
+    all.wait().expect(0);
+    let seen = numbers(&folder.read("out.ndjson"));
+    let start = seen.len() - RECORDS as usize;
+    assert!(seen[start..].iter().copied().eq(0..RECORDS));
+    run.wait().expect(0);
+}
+
+#[test]
+fn subscribe_says_what_is_wrong() {
+    let nobody = wirefall_tests::peers::free_address();
+    let ended = wirefall(["subscribe", &format!("ws://{nobody}/")]).wait();
+    let ended = ended.expect(3);
+    assert!(
+        ended.stderr.contains("does the pipeline run?"),
+        "{}",
+        ended.stderr
+    );
+    let ended = wirefall(["subscribe", "http://localhost/"])
+        .wait()
+        .expect(2);
+    assert!(
+        ended.stderr.contains("begins with ws://"),
+        "{}",
+        ended.stderr
+    );
+
+    let folder = Folder::new();
+    let (_run, url) = run(&folder, &[]);
+    let ended = wirefall(["subscribe", &url.replace("streams/", "stream/")])
+        .wait()
+        .expect(3);
+    assert!(ended.stderr.contains("404"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("/v1/streams/test"),
+        "it tells the right path: {}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn a_signal_closes_subscribers_with_going_away() {
+    let folder = Folder::new();
+    let (mut run, url) = run(&folder, &[]);
+    let test = "a_signal_closes_subscribers";
+    let Some(subscriber) = subscriber(test, Language::Python, &url) else {
+        return;
+    };
+    write_records(&mut run, 100);
+    wait_until("100 records", || numbers(&subscriber.stdout()).len() == 100);
+    run.signal(Signal::Terminate);
+    let ended = subscriber.wait().expect(0);
+    assert!(
+        ended.stderr.contains("closed 1001 going away"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(run.wait().expect(0).account("published"), 100);
+}
+
+#[test]
+fn the_page_shows_records_and_reads_nothing_from_outside() {
+    let folder = Folder::new();
+    let (mut run, url) = run(&folder, &[]);
+    let page = format!("http://{}/", address(&url));
+    let Some(mut browser) = browser("the_page_shows_records", &["page", &page, "10"]) else {
+        return;
+    };
+    browser.wait_for_line("open");
+    let mut sent = 0;
+    wait_until("the page's word", || {
+        assert!(run.write(format!("{{\"n\":{sent},\"city\":\"Zürich\"}}\n").as_bytes()));
+        sent += 1;
+        browser.stdout().contains("seen ") || !browser.is_running()
+    });
+    let ended = browser.wait().expect(0);
+    let seen = ended.stdout.split_once("seen ").expect("its word").1;
+    let seen: serde_json::Value = serde_json::from_str(seen).expect("JSON");
+    assert_eq!(seen["title"], "test · Wirefall");
+    assert_eq!(seen["state"], "live");
+    assert!(
+        seen["newest"]
+            .as_str()
+            .expect("text")
+            .ends_with("\"Zürich\"}")
+    );
+    assert_eq!(seen["outside"], serde_json::json!([]));
+    assert_eq!(seen["errors"], serde_json::json!([]));
+    assert_ne!(seen["colours"]["light"], seen["colours"]["dark"]);
+}
+
+#[test]
+fn a_foreign_page_cannot_read_the_stream() {
+    let folder = Folder::new();
+    let (mut run, url) = run(&folder, &[]);
+    let Some(browser) = browser("a_foreign_page_cannot_read", &["foreign", &url]) else {
+        return;
+    };
+    let ended = browser.wait().expect(0);
+    assert!(
+        ended.stdout.contains(r#"{"seen":"refused"}"#),
+        "{}",
+        ended.stdout
+    );
+    run.wait_for_line("may not read this");
+}
+
+#[test]
+fn i6_an_address_that_others_reach_is_refused_before_anything_runs() {
+    let folder = Folder::new();
+    let pipeline = pipelines::publish(&folder, &[]);
+    let text = folder
+        .read("pipeline.yaml")
+        .replace("127.0.0.1:0", "0.0.0.0:9400");
+    std::fs::write(&pipeline, text).expect("written");
+    let ended = wirefall(["check".as_ref(), pipeline.as_os_str()]).wait();
+    let ended = ended.expect(2);
+    let said = ended.stdout + &ended.stderr;
+    assert!(said.contains("reached from other machines"), "{said}");
+}
+
+#[test]
+fn the_port_is_taken() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let folder = Folder::new();
+    let pipeline = pipelines::publish(&folder, &[]);
+    let text = folder
+        .read("pipeline.yaml")
+        .replace("127.0.0.1:0", &address);
+    std::fs::write(&pipeline, text).expect("written");
+    let mut run: Command = command(["run".as_ref(), pipeline.as_os_str()]);
+    let ended = Process::start(run.stdin(Stdio::null())).wait().expect(3);
+    assert!(
+        ended.stderr.contains("another process does"),
+        "{}",
+        ended.stderr
+    );
+}
