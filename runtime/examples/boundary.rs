@@ -103,6 +103,25 @@ fn native(lines: &[&str]) {
     println!("native: {ns:7.1} ns/record, {} of {records}", outputs.len());
 }
 
+/// A batch of 256 copied, which is what `nothing` does beyond the boundary.
+fn native_pass(lines: &[&str]) {
+    let batches = batches(lines, 256);
+    let mut records = 0;
+    let started = cpu_time();
+    for batch in batches.iter().cycle() {
+        let mut outputs = Column::default();
+        for payload in batch.records.payloads.iter() {
+            outputs.push(std::hint::black_box(payload));
+        }
+        records += std::hint::black_box(outputs).len();
+        if records >= RECORDS {
+            break;
+        }
+    }
+    let ns = (cpu_time() - started).as_nanos() as f64 / records as f64;
+    println!("native pass-through: {ns:7.1} ns/record");
+}
+
 fn main() {
     let mut args = std::env::args().skip(1);
     let input = args.next().expect("a file of records");
@@ -116,6 +135,7 @@ fn main() {
         }
         None => {
             native(&lines);
+            native_pass(&lines);
             let plugin = |name: &str| PathBuf::from("plugins").join(name);
             measure(&host, &plugin("hostile"), r#"{"does":"nothing"}"#, &lines);
             measure(
