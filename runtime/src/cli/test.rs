@@ -20,6 +20,9 @@ pub(super) struct Args {
     /// The plugin's crate; its cases are in tests/golden
     #[arg(default_value = ".")]
     dir: PathBuf,
+    /// The component to test (.wasm or a crate's folder), if it is not the crate itself
+    #[arg(long)]
+    plugin: Option<PathBuf>,
     /// Write what the plugin does now as what is expected
     #[arg(long)]
     bless: bool,
@@ -47,7 +50,7 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
         );
         return Ok(Exit::Wrong);
     }
-    let prepared = component(&args.dir).and_then(|artifact| {
+    let prepared = component(args.plugin.as_ref().unwrap_or(&args.dir)).and_then(|artifact| {
         let host = Host::new(Cache::user())?;
         Ok((artifact, host))
     });

@@ -15,6 +15,7 @@ mod artifact;
 mod chain;
 mod containment;
 mod flights;
+mod verbs;
 
 /// A folder of this repository.
 fn repository(path: &str) -> PathBuf {
