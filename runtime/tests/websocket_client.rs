@@ -237,7 +237,11 @@ async fn i2_a_record_that_kills_its_peer_goes_to_the_failover_and_the_rest_goes_
             config["batch"] = json!({"records": 40});
         }
         let ended = carry(peer.config(config), 1_000).await;
-        assert_eq!(ended.result.unwrap().confirmed, Position(1_000), "{framing}");
+        assert_eq!(
+            ended.result.unwrap().confirmed,
+            Position(1_000),
+            "{framing}"
+        );
         assert_eq!(ended.poisoned, ["{\"n\":77}"], "{framing}");
         let mut seen = vec![0; 1_000];
         for line in peer.lines() {
@@ -264,7 +268,11 @@ async fn ten_kills_of_the_peer_fail_over_no_good_record() {
         let peer = Peer::start(replies, faults).await;
         let level = if replies { "message" } else { "pong" };
         let ended = carry(peer.config(json!({"ack": level})), 2_000).await;
-        assert_eq!(ended.result.unwrap().confirmed, Position(2_000), "every {every}");
+        assert_eq!(
+            ended.result.unwrap().confirmed,
+            Position(2_000),
+            "every {every}"
+        );
         assert_eq!(ended.poisoned, Vec::<String>::new(), "every {every}");
         assert_all(&peer.lines(), 2_000);
     }
@@ -287,7 +295,11 @@ async fn a_peer_that_answers_pings_wrongly_or_never_is_refused_loudly() {
         let error = ended.result.unwrap_err();
         assert!(matches!(error, SinkError::Peer { .. }), "{error:?}");
         assert!(error.to_string().contains("ack: message"), "{error}");
-        assert_eq!(peer.lines(), Vec::<String>::new(), "nothing counts before the probe");
+        assert_eq!(
+            peer.lines(),
+            Vec::<String>::new(),
+            "nothing counts before the probe"
+        );
     }
 }
 
@@ -301,7 +313,10 @@ async fn i1_a_peer_that_goes_and_comes_back_ten_times_misses_nothing() {
     for kill in 1..=10 {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while peer.totals.read()[0] < 50 && !run.is_finished() {
-            assert!(tokio::time::Instant::now() < deadline, "kill {kill}: no progress");
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "kill {kill}: no progress"
+            );
             tokio::task::yield_now().await;
         }
         peer.stop.cancel();
