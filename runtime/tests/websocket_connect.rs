@@ -1,5 +1,7 @@
 //! Connecting, layer by layer: peers, proxies and servers that answer in every way but the usual.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,9 +114,15 @@ async fn i7_headers_are_sent_and_never_shown() {
         "x-shard: 7",
         "sec-websocket-protocol: a.v1, b.v2",
     ] {
-        assert!(request.contains(&format!("{line}\r\n")), "{line}: {request}");
+        assert!(
+            request.contains(&format!("{line}\r\n")),
+            "{line}: {request}"
+        );
     }
-    assert!(!request.contains("sec-websocket-extensions"), "none is offered");
+    assert!(
+        !request.contains("sec-websocket-extensions"),
+        "none is offered"
+    );
 }
 
 #[tokio::test]
@@ -128,7 +136,10 @@ async fn every_wrong_answer_is_told_apart() {
     let cases = [
         (
             "HTTP/1.1 301 Moved\r\nLocation: wss://new.example/in?t=1\r\n\r\n",
-            ("http", "to wss://new.example/in; redirects are not followed"),
+            (
+                "http",
+                "to wss://new.example/in; redirects are not followed",
+            ),
         ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
@@ -145,7 +156,10 @@ async fn every_wrong_answer_is_told_apart() {
         ),
         (deflate, ("extension", "permessage-deflate")),
         (compressed, ("ping", "compressed messages")),
-        ("SSH-2.0-OpenSSH\r\n\r\n", ("http", "this is no WebSocket server")),
+        (
+            "SSH-2.0-OpenSSH\r\n\r\n",
+            ("http", "this is no WebSocket server"),
+        ),
     ];
     for (answer, (layer, words)) in cases {
         let (listener, address) = listen().await;
@@ -194,9 +208,15 @@ async fn a_proxy_is_asked_for_a_tunnel() {
     assert_eq!(last(&steps).0, "ping", "{steps:?}");
     assert!(steps.iter().all(|step| step.ok), "{steps:?}");
     let head = asked.await.unwrap();
-    assert!(head.starts_with("CONNECT peer.invalid:81 HTTP/1.1\r\n"), "{head}");
+    assert!(
+        head.starts_with("CONNECT peer.invalid:81 HTTP/1.1\r\n"),
+        "{head}"
+    );
     // user:p@ss
-    assert!(head.contains("Proxy-Authorization: Basic dXNlcjpwQHNz\r\n"), "{head}");
+    assert!(
+        head.contains("Proxy-Authorization: Basic dXNlcjpwQHNz\r\n"),
+        "{head}"
+    );
 }
 
 #[tokio::test]
@@ -221,16 +241,16 @@ async fn serve_tls(tcp: TcpStream, clients: bool) {
     let builder = if clients {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(pem("ca.pem")).unwrap();
-        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
-            Arc::new(roots),
-            provider,
-        );
+        let verifier =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
         builder.with_client_cert_verifier(verifier.build().unwrap())
     } else {
         builder.with_no_client_auth()
     };
     let key = PrivateKeyDer::from_pem_file(folder.join("server.key")).unwrap();
-    let config = builder.with_single_cert(vec![pem("server.pem")], key).unwrap();
+    let config = builder
+        .with_single_cert(vec![pem("server.pem")], key)
+        .unwrap();
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     if let Ok(stream) = acceptor.accept(tcp).await {
         serve(stream).await;
