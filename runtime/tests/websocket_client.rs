@@ -1,11 +1,19 @@
 //! The client sink against real sockets: what arrives, what is confirmed, how it ends.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_util::sync::CancellationToken;
 use wirefall::driver::Facts;
 use wirefall::journal::memory::{Memory, Retention};
@@ -107,6 +115,11 @@ struct Ended {
 
 /// Carries `records` numbered records by a sink made of `config`.
 async fn carry(config: Value, records: usize) -> Ended {
+    carry_until(config, records, None, Stop::default()).await
+}
+
+/// The same; `fresh` is the config when it is read again, `stop` how the run is ended early.
+async fn carry_until(config: Value, records: usize, fresh: Option<Value>, stop: Stop) -> Ended {
     let plan = plan(config);
     let journal: Arc<dyn Journal> = Arc::new(Memory::new(Retention {
         bytes_max: 1 << 20,
@@ -115,15 +128,14 @@ async fn carry(config: Value, records: usize) -> Ended {
     }));
     let (confirmed, seen) = watch::channel(Position::default());
     let (poisoned, mut poison) = mpsc::channel::<Poisoned>(1);
-    let stop = Stop::default();
     let context = SinkContext {
         pipeline: "test".into(),
         journal: Arc::clone(&journal),
         confirmed,
         poisoned,
-        stop: stop.clone(),
+        stop,
         metrics: Arc::new(Metrics::default()),
-        reread: Arc::new(|| Err("nothing to read again".into())),
+        reread: Arc::new(move || fresh.clone().ok_or("nothing to read again".into())),
     };
     let sink = plan.open(context).await.unwrap();
     let mut framer = Framer::new(plan.framing(), Position::default());
@@ -135,7 +147,8 @@ async fn carry(config: Value, records: usize) -> Ended {
                 framer.close();
             }
             while let Some(chunk) = framer.take() {
-                journal.append(chunk, Vec::new()).await.unwrap();
+                // Nobody reads once the run is aborted.
+                let _ = journal.append(chunk, Vec::new()).await;
             }
         }
         journal.close();
@@ -350,5 +363,127 @@ async fn refusals_before_the_first_success_end_the_run_with_the_servers_words() 
         let message = error.to_string();
         assert!(message.contains(&status.to_string()), "{message}");
         assert!(message.contains("refused on request"), "{message}");
+    }
+}
+
+/// A peer of the library's own making: answers Pings, and hands each connection and its headers to
+/// `serve`.
+async fn library_peer<F, R>(status: fn(&str) -> u16, serve: F) -> String
+where
+    F: Fn(usize, WebSocketStream<TcpStream>) -> R + Send + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut connections = 0;
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            #[expect(clippy::result_large_err, reason = "the library's type")]
+            let callback = |request: &Request, response: Response| {
+                let token = request.headers().get("authorization");
+                let token = token.and_then(|token| token.to_str().ok());
+                match status(token.unwrap_or_default()) {
+                    101 => Ok(response),
+                    status => {
+                        let mut refusal = ErrorResponse::new(None);
+                        *refusal.status_mut() = status.try_into().unwrap();
+                        Err(refusal)
+                    }
+                }
+            };
+            if let Ok(socket) = tokio_tungstenite::accept_hdr_async(tcp, callback).await {
+                tokio::spawn(serve(connections, socket));
+                connections += 1;
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_peer_that_never_stops_talking_hurts_nobody() {
+    let address = library_peer(
+        |_| 101,
+        |_, socket| async move {
+            let (mut say, mut hear) = socket.split();
+            tokio::spawn(async move {
+                let chatter = "blah ".repeat(20_000);
+                loop {
+                    let ping = Message::Ping(vec![7; 100].into());
+                    if say.feed(Message::text(chatter.clone())).await.is_err()
+                        || say.send(ping).await.is_err()
+                    {
+                        return;
+                    }
+                }
+            });
+            while let Some(Ok(_)) = hear.next().await {}
+        },
+    )
+    .await;
+    let config = json!({"url": format!("ws://{address}"), "proxy": "none"});
+    let delivered = carry(config, 5_000).await.result.unwrap();
+    assert_eq!(delivered.confirmed, Position(5_000));
+    assert_eq!(delivered.reconnects, 0);
+}
+
+/// Set once the first connection is over: from then on the old token is refused.
+static ROTATED: AtomicBool = AtomicBool::new(false);
+
+#[tokio::test]
+async fn credentials_are_read_again_after_401() {
+    let address = library_peer(
+        |token| match (token, ROTATED.load(Ordering::SeqCst)) {
+            ("Bearer old", false) | ("Bearer new", true) => 101,
+            _ => 401,
+        },
+        |connection, mut socket| async move {
+            let mut messages = 0;
+            while let Some(Ok(message)) = socket.next().await {
+                messages += usize::from(message.is_text());
+                if connection == 0 && messages == 500 {
+                    ROTATED.store(true, Ordering::SeqCst);
+                    return;
+                }
+            }
+        },
+    )
+    .await;
+    let config = |token: &str| {
+        json!({
+            "url": format!("ws://{address}"),
+            "headers": {"Authorization": token},
+            "proxy": "none",
+            "reconnect": {"min": "1ms", "max": "20ms"},
+        })
+    };
+    let fresh = Some(config("Bearer new"));
+    let ended = carry_until(config("Bearer old"), 2_000, fresh, Stop::default()).await;
+    assert_eq!(ended.result.unwrap().confirmed, Position(2_000));
+}
+
+#[tokio::test]
+async fn an_abort_ends_at_once_with_what_is_confirmed() {
+    // A port that nobody listens on: it would dial for ever.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let silent = Peer::start(
+        true,
+        Faults {
+            slow: Some(PATIENCE),
+            ..Faults::default()
+        },
+    )
+    .await;
+    for address in [address.to_string(), silent.address.clone()] {
+        let stop = Stop::default();
+        let config = json!({"url": format!("ws://{address}"), "proxy": "none"});
+        let run = tokio::spawn(carry_until(config, 100_000, None, stop.clone()));
+        tokio::task::yield_now().await;
+        stop.abort.cancel();
+        let delivered = run.await.unwrap().result.unwrap();
+        assert_eq!(delivered.confirmed, Position(0));
     }
 }

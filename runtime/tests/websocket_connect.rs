@@ -1,5 +1,7 @@
 //! Connecting, layer by layer: peers, proxies and servers that answer in every way but the usual.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -262,7 +262,7 @@ impl Shared {
         faults.break_every.is_some_and(|every| {
             let done = Totals::count(&self.totals.messages) + messages;
             let breaks = Totals::count(&self.totals.breaks);
-            done % every.max(1) == 0 && faults.breaks_max.is_none_or(|most| breaks < most)
+            done.is_multiple_of(every.max(1)) && faults.breaks_max.is_none_or(|most| breaks < most)
         })
     }
 
