@@ -304,3 +304,21 @@ fn the_configuration_page_is_what_is_generated() {
         "write it again: wirefall schema --markdown > docs/configuration.md"
     );
 }
+
+/// The file in the introduction of the page is a right one.
+#[test]
+fn the_example_on_the_configuration_page_is_right() {
+    let page = config::docs();
+    let yaml = page.split("```yaml\n").nth(1).unwrap();
+    let yaml = yaml.split("```").next().unwrap();
+    let any_plugin = |_: &str| plugins("delays.wasm");
+    let loaded = config::load(
+        Path::new("p.yaml"),
+        yaml.as_bytes(),
+        &environment(),
+        &any_plugin,
+    );
+    if let Err(errors) = loaded {
+        panic!("{}", config::render_all(&errors, false));
+    }
+}

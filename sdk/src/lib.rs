@@ -53,7 +53,7 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | `formatter` | the trait, and how it says no: [`Reject`], [`ConfigError`] |
-//! | `record`, [`attributes`] | what a formatter reads |
+//! | `record`, `fields`, [`attributes`] | what a formatter reads |
 //! | `output` | what it emits |
 //! | [`log`] | lines for the host's log |
 //! | [`testing`], [`golden`] | the native run, and its form as files |
@@ -61,6 +61,7 @@
 //! | `guest` | the component's exports and the panic hook; wasm only |
 
 mod batch;
+mod fields;
 mod formatter;
 #[cfg(target_family = "wasm")]
 mod guest;
@@ -72,6 +73,7 @@ pub mod golden;
 pub mod log;
 pub mod testing;
 
+pub use fields::Field;
 pub use formatter::{Columns, ConfigError, Formatter, NoConfig, Reject};
 pub use output::{Keyed, Output};
 pub use record::Record;

@@ -5,6 +5,7 @@
 use serde::Deserialize;
 
 use crate::attributes::Attributes;
+use crate::fields::{self, Field};
 use crate::{Columns, Reject};
 
 /// One input record, borrowed from its batch.
@@ -39,6 +40,32 @@ impl<'a> Record<'a> {
     pub fn json<T: Deserialize<'a>>(&self) -> Result<T, Reject> {
         serde_json::from_slice(self.payload)
             .map_err(|error| Reject::new(format_args!("the record is not as expected: {error}")))
+    }
+
+    /// A few fields of a JSON object, found without parsing the rest: several times as fast as
+    /// [`json`](Self::json) where a record is larger than what is read of it.
+    ///
+    /// The scan ends at the last of the fields; what it steps over is not validated, and where a name is
+    /// there twice the first counts.
+    ///
+    /// ```
+    /// # use wirefall_sdk::prelude::*;
+    /// # fn f(record: &Record, out: &mut Output) -> Result<(), Reject> {
+    /// let [symbol, price] = record.fields(["symbol", "price"])?;
+    /// if price.get::<f64>()? > 10.0 {
+    ///     out.text(symbol.text()?)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Where the payload is no JSON object, as far as it was looked at.
+    pub fn fields<'n, const N: usize>(
+        &self,
+        names: [&'n str; N],
+    ) -> Result<[Field<'a, 'n>; N], Reject> {
+        fields::find(self.payload, names)
     }
 
     /// The key, where the source has keys. Needs `COLUMNS` to name [`Columns::KEYS`].

@@ -47,12 +47,14 @@ pub fn check(
     };
     let plan = checker.plan(environment, plugins);
     let mut found = checker.found;
+    if plan.is_none() && found.iter().all(is_warning) {
+        let message = "a driver refuses its config without saying why";
+        found.push(Diagnostic::of_file(&checker.spec.file, message));
+    }
     found.sort_by_key(|one| (one.line, one.column, one.severity));
     found.dedup();
     match plan {
-        Some(plan) if found.iter().all(|one| one.severity == Severity::Warning) => {
-            Ok((plan, found))
-        }
+        Some(plan) if found.iter().all(is_warning) => Ok((plan, found)),
         _ => Err(found),
     }
 }
@@ -223,8 +225,11 @@ impl Checker {
         if !self.validate(&pointer, &schema, &mut config) {
             return None;
         }
-        if schema.get("properties").is_none() {
-            self.unknown_in_all_forms(&pointer, &(driver.schema)(None).to_value(), &config);
+        let all_forms = (driver.schema)(None).to_value();
+        if schema.get("properties").is_none()
+            && self.unknown_in_all_forms(&pointer, &all_forms, &config)
+        {
+            return None;
         }
         let mut beside = component.clone();
         beside.remove("config");
@@ -244,14 +249,19 @@ impl Checker {
     }
 
     /// A driver of several forms that cannot tell which one is meant still knows all its keys.
-    fn unknown_in_all_forms(&mut self, pointer: &str, schema: &Value, config: &Value) {
+    /// Whether there is a misspelt one, which explains that.
+    fn unknown_in_all_forms(&mut self, pointer: &str, schema: &Value, config: &Value) -> bool {
         let known = words::properties(schema, schema);
-        let keys = config.as_object().into_iter().flatten();
-        for (key, _) in keys.filter(|(key, _)| known.iter().all(|(name, _)| name != *key)) {
-            if known.is_empty() {
+        if known.is_empty() {
+            return false;
+        }
+        let mut misspelt = false;
+        for (key, _) in config.as_object().into_iter().flatten() {
+            if known.iter().any(|(name, _)| name == key) {
                 continue;
             }
             let meant = words::similar(key, known.iter().map(|(name, _)| name.as_str()));
+            misspelt |= meant.is_some();
             let finding = Finding {
                 pointer: String::new(),
                 help: meant
@@ -262,6 +272,7 @@ impl Checker {
             };
             self.finding(pointer, finding);
         }
+        misspelt
     }
 
     fn unknown_driver(&mut self, pointer: &str, noun: &str, name: &str, known: &[&str]) {

@@ -205,3 +205,42 @@ impl Expander<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_expanded_is_put_back_as_written_i7() {
+        let mut secrets = Secrets::default();
+        secrets.add("hunter2-hunter2", "${TOKEN}");
+        secrets.add("Bearer hunter2-hunter2", "Bearer ${TOKEN}");
+        secrets.add("eu", "${REGION}");
+        let told = "no peer for Bearer hunter2-hunter2 in eu: hunter2-hunter2 is refused";
+        assert_eq!(
+            secrets.redact(told, false),
+            "no peer for Bearer ${TOKEN} in eu: ${TOKEN} is refused"
+        );
+        assert_eq!(
+            secrets.redact("eu is no port", true),
+            "${REGION} is no port"
+        );
+    }
+
+    #[test]
+    fn names_expand_in_one_pass_and_dollars_stay() {
+        let text = b"a: \"$${A} ${A} ${NO:-d} ${EMPTY:-e}$\"\n";
+        let (spec, _) = Spec::parse(Path::new("p.yaml"), text).unwrap();
+        let environment = Environment::of([("A", "${B}"), ("B", "never"), ("EMPTY", "")]);
+        let mut problems = Vec::new();
+        let root = expand(
+            &spec,
+            &spec.root,
+            &environment,
+            &mut Secrets::default(),
+            &mut problems,
+        );
+        assert_eq!(root.to_json()["a"], "${A} ${B} d e$");
+        assert!(problems.is_empty());
+    }
+}

@@ -604,9 +604,13 @@ impl<'a> Builder<'a> {
                 "YAML is indented with spaces",
             );
         }
+        // `[a: b` holds a map without a bracket of its own.
         let bracket = self.open.iter().rev().find(|open| {
+            let place = open.node.place;
+            let written = self.spec.line(place.line).chars().nth(place.column - 1);
             matches!(open.node.kind, Kind::List(_, true) | Kind::Map(_, true))
-                && open.node.place.line < line
+                && matches!(written, Some('[' | '{'))
+                && place.line < line
         });
         if let Some(bracket) = bracket {
             let place = Place {

@@ -194,6 +194,10 @@ pub(super) struct Wasm {
     pub(super) plugin: String,
     /// The plugin's own config, checked against the plugin's own schema.
     #[serde(default = "no_config")]
+    #[allow(
+        dead_code,
+        reason = "read as JSON, also where the rest of the processor is wrong"
+    )]
     pub(super) config: Value,
     /// What becomes of a record that the plugin rejects or fails on; `failover` where the pipeline
     /// has one, `stop` otherwise.

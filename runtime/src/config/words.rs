@@ -301,21 +301,14 @@ impl Words<'_> {
             self.choice(pointer, &choices);
             return;
         }
-        let here = |error: &&ValidationError<'_>| error.instance_path().as_str() == pointer;
-        let other_kind = |error: &ValidationError<'_>| {
-            matches!(
-                error.kind(),
-                Wrong::Type { .. } | Wrong::Constant { .. } | Wrong::Enum { .. }
-            )
+        let far = |errors: &Vec<ValidationError<'_>>| {
+            let misfit = errors.iter().map(|error| misfit(error, pointer)).max();
+            (misfit.unwrap_or(Misfit::Inside), errors.len())
         };
-        let meant = context
-            .iter()
-            .filter(|errors| !errors.iter().filter(here).any(other_kind))
-            .min_by_key(|errors| {
-                let tags = errors.iter().filter(|error| other_kind(error)).count();
-                (tags, errors.len())
-            });
-        if let Some(errors) = meant {
+        let meant = context.iter().min_by_key(|errors| far(errors));
+        if let Some(errors) = meant
+            && far(errors).0 < Misfit::Type
+        {
             errors.iter().for_each(|error| self.word(error));
             return;
         }
@@ -447,6 +440,36 @@ impl Words<'_> {
     }
 }
 
+/// How far a value is from one form of several.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Misfit {
+    /// It is of that form, with something wrong inside.
+    Inside,
+    /// It is of the type, but none of the values.
+    Choice,
+    /// It is of another type.
+    Type,
+}
+
+fn misfit(error: &ValidationError<'_>, pointer: &str) -> Misfit {
+    let here = error.instance_path().as_str() == pointer;
+    match error.kind() {
+        Wrong::Type { .. } if here => Misfit::Type,
+        Wrong::Constant { .. } | Wrong::Enum { .. } => Misfit::Choice,
+        Wrong::AnyOf { context } | Wrong::OneOfNotValid { context } => {
+            let form = |errors: &Vec<ValidationError<'_>>| {
+                errors.iter().map(|error| misfit(error, pointer)).max()
+            };
+            context
+                .iter()
+                .filter_map(form)
+                .min()
+                .unwrap_or(Misfit::Inside)
+        }
+        _ => Misfit::Inside,
+    }
+}
+
 /// The known name that was probably meant by `written`.
 pub(super) fn similar<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
     let bare = |text: &str| -> String {
@@ -531,8 +554,11 @@ fn entries(count: u64) -> &'static str {
     if count == 1 { "entry" } else { "entries" }
 }
 
-/// `a`, `a or b`, `a, b or c`.
+/// `a`, `a or b`, `a, b or c`; `true or false, or a`.
 fn list(names: &[&str]) -> String {
+    if names.len() > 1 && names.iter().any(|name| name.contains(" or ")) {
+        return names.join(", or ");
+    }
     match names {
         [] => "something else".to_owned(),
         [one] => (*one).to_owned(),
@@ -540,7 +566,7 @@ fn list(names: &[&str]) -> String {
     }
 }
 
-fn type_words(name: &str) -> &'static str {
+pub(super) fn type_words(name: &str) -> &'static str {
     match name {
         "string" => "text",
         "integer" => "a whole number",

@@ -39,7 +39,6 @@ pub struct Pipeline {
     pub(super) poisoned: mpsc::Receiver<Poisoned>,
     pub(super) failover: Option<OpenFailover>,
     pub(super) stop: Stop,
-    pub(super) metrics: Arc<Metrics>,
 }
 
 /// An open failover, and whether it keeps what it is given.
@@ -75,7 +74,6 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         age_max: plan.journal.age_max,
         history: delivery == Delivery::Published,
     }));
-    let metrics = Arc::new(Metrics::default());
     let (confirmed_by_sink, confirmed) = watch::channel(Position::default());
     let (poisoned_by_sink, poisoned) = mpsc::channel(POISONED_MAX);
     let sink = plan
@@ -86,7 +84,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
             confirmed: confirmed_by_sink,
             poisoned: poisoned_by_sink,
             stop: stop.clone(),
-            metrics: Arc::clone(&metrics),
+            metrics: Arc::new(Metrics::default()),
             reread: Arc::clone(&plan.reread_sink),
         })
         .await?;
@@ -114,7 +112,6 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         poisoned,
         failover,
         stop,
-        metrics,
     })
 }
 

@@ -215,8 +215,4 @@ impl Reorder {
         self.next += 1;
         Some(done)
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.early.is_empty()
-    }
 }

@@ -51,6 +51,7 @@ pub fn resolve(path: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, P
 
 /// Builds the crate in `folder` whether that is needed or not; cargo knows.
 pub(crate) fn build(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<PathBuf, PluginError> {
+    let asked = SystemTime::now();
     add_target(folder, progress)?;
     let mut cargo = tool("CARGO", "cargo");
     cargo
@@ -68,12 +69,22 @@ pub(crate) fn build(folder: &Path, progress: &mut dyn FnMut(&str)) -> Result<Pat
         .lines()
         .filter_map(|line| component_of(line, &folder.join("Cargo.toml")))
         .next_back();
-    component.ok_or_else(|| {
+    let component = component.ok_or_else(|| {
         PluginError::wrong(
             folder.display(),
             "builds, but to no component: its Cargo.toml needs\n[lib]\ncrate-type = [\"cdylib\"]",
         )
-    })
+    })?;
+    // Without a stamp cargo is asked again next time; no more than that.
+    let stamp = fs::File::create(stamp_of(&component));
+    let _ = stamp.and_then(|stamp| stamp.set_modified(asked));
+    Ok(component)
+}
+
+/// What says when cargo last found the component up to date: the component itself stays as old as its
+/// last change.
+fn stamp_of(component: &Path) -> PathBuf {
+    component.with_extension("wirefall")
 }
 
 /// A tool of the toolchain: the one that runs us, if one does.
@@ -183,7 +194,7 @@ fn up_to_date(folder: &Path) -> Option<PathBuf> {
         return None;
     }
     let (artifact, root) = built_before(folder)?;
-    let built = modified(&artifact)?;
+    let built = modified(&stamp_of(&artifact))?;
     let mut inputs: BTreeSet<PathBuf> = sources(&artifact)?.into_iter().collect();
     let manifests: Vec<_> = inputs.iter().filter_map(|file| manifest_of(file)).collect();
     inputs.extend(manifests);

@@ -204,7 +204,7 @@ async fn the_playground_gives_its_history_at_once_and_the_chosen_columns() {
         .find(|entry| entry.name == "playground")
         .unwrap();
     let component = json!({"stream_schema": [
-        {"stream_name": "quotes", "columns": [{"name": "record_id"}, {"name": "currency"}]}
+        {"stream": "quotes", "columns": [{"name": "record_id"}, {"name": "currency"}]}
     ]});
     let facts = Facts {
         component,

@@ -89,8 +89,8 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
     let mut problems = Vec::new();
     let mut name = "playground".to_owned();
     for (s, stream) in streams.into_iter().flatten().enumerate() {
-        if let Some(stream_name) = stream.get("stream_name").and_then(Value::as_str) {
-            name = stream_name.to_owned();
+        if let Some(stream) = stream.get("stream").and_then(Value::as_str) {
+            name = stream.to_owned();
         }
         let columns = stream.get("columns").and_then(Value::as_array);
         for (c, column) in columns.into_iter().flatten().enumerate() {

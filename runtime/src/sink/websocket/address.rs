@@ -39,6 +39,9 @@ impl Address {
             "https" => return Err("`https://` is written `wss://` here".into()),
             other => return Err(format!("`{other}://` is not a WebSocket address")),
         };
+        if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err("the address has a space or a line break in it".into());
+        }
         let url = url.split('#').next().unwrap_or_default();
         let uri: Uri = url
             .parse()
@@ -186,25 +189,26 @@ fn is_exempt(exempt: &str, address: &Address) -> bool {
 /// Host, port and basic credentials of an address.
 fn authority(uri: &Uri) -> Result<(String, Option<u16>, Option<HeaderValue>), String> {
     let authority = uri.authority().ok_or("the address has no host")?;
-    let host = authority.host();
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() {
-        return Err("the address has no host".into());
-    }
-    let port = match authority.port() {
+    let (user, host_and_port) = match authority.as_str().rsplit_once('@') {
+        Some((user, rest)) => (Some(user), rest),
+        None => (None, authority.as_str()),
+    };
+    // The library gives no port where the number is too large, so the text itself is looked at.
+    let port = match host_and_port[authority.host().len()..].strip_prefix(':') {
         None => None,
         Some(port) => Some(
-            port.as_str()
-                .parse::<u16>()
+            port.parse::<u16>()
                 .ok()
                 .filter(|port| *port > 0)
                 .ok_or("the port is not a number from 1 to 65535")?,
         ),
     };
-    let authorization = authority
-        .as_str()
-        .rsplit_once('@')
-        .map(|(user, _)| basic(user));
+    let host = authority.host();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.is_empty() {
+        return Err("the address has no host".into());
+    }
+    let authorization = user.map(basic);
     Ok((host.to_owned(), port, authorization.transpose()?))
 }
 
@@ -237,5 +241,81 @@ fn bracketed(host: &str) -> String {
         format!("[{host}]")
     } else {
         host.to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_whole_and_shown_without_secrets() {
+        let address = Address::parse("wss://user:p%40ss@[::1]:8443/in?token=hunter2#top").unwrap();
+        assert!(address.secure);
+        assert_eq!((address.host.as_str(), address.port), ("::1", 8443));
+        assert_eq!(address.path_and_query, "/in?token=hunter2");
+        // user:p@ss
+        assert_eq!(
+            address.authorization.as_ref().unwrap(),
+            "Basic dXNlcjpwQHNz"
+        );
+        let shown = format!("{address} {address:?} {:?}", address.authorization);
+        assert_eq!(
+            shown,
+            "wss://[::1]:8443/in?… wss://[::1]:8443/in?… Some(Sensitive)"
+        );
+        let usual = Address::parse("ws://peer.example").unwrap();
+        assert_eq!(usual.host_header(), "peer.example");
+        assert_eq!(usual.host_and_port(), "peer.example:80");
+        assert_eq!(usual.path_and_query, "/");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_without_showing_it() {
+        for (url, words) in [
+            ("peer.example:80", "no scheme"),
+            ("https://hunter2.example", "wss://"),
+            ("ftp://hunter2.example", "not a WebSocket address"),
+            ("ws://", "cannot be read"),
+            ("ws://:80/", "no host"),
+            ("ws://peer:99999/hunter2", "65535"),
+            ("ws://peer/hunter2 and more", "a space"),
+        ] {
+            let error = Address::parse(url).unwrap_err();
+            assert!(error.contains(words), "{url}: {error}");
+            assert!(!error.contains("hunter2"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_environment_names_a_proxy_and_exempts_hosts() {
+        let proxy = |url: &str, set: &[(&str, &str)]| {
+            let address = Address::parse(url).unwrap();
+            let look = |name: &str| {
+                let found = set.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            ProxyAddress::from_environment(&address, look)
+                .unwrap()
+                .map(|proxy| proxy.to_string())
+        };
+        let both = [("HTTP_PROXY", "one:1"), ("https_proxy", "http://two:2/")];
+        assert_eq!(proxy("ws://peer", &both).as_deref(), Some("one:1"));
+        assert_eq!(proxy("wss://peer", &both).as_deref(), Some("two:2"));
+        assert_eq!(proxy("wss://peer", &[("HTTP_PROXY", "one:1")]), None);
+        for (url, exempt, goes) in [
+            ("ws://peer.example", "peer.example", false),
+            ("ws://a.peer.example", ".peer.example", false),
+            ("ws://a.peer.example", "other, *.example", false),
+            ("ws://notpeer.example", "peer.example", true),
+            ("ws://peer.example:81", "peer.example:80", true),
+            ("ws://peer.example:81", "peer.example:81", false),
+            ("ws://[::1]:81", "::1", false),
+            ("ws://peer.example", "*", false),
+            ("ws://peer.example", "", true),
+        ] {
+            let set = [("HTTP_PROXY", "one:1"), ("NO_PROXY", exempt)];
+            assert_eq!(proxy(url, &set).is_some(), goes, "{url} {exempt}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -460,9 +460,25 @@ impl Client {
 
     /// Something came from the peer, or the reading side ended.
     fn read(&mut self, message: Option<Result<Message, WsError>>) {
-        match self.take_in(message) {
-            Ok(()) => {}
-            Err(words) => self.broken(&words),
+        let closed = matches!(message, Some(Ok(Message::Close(_))));
+        if let Err(words) = self.take_in(message) {
+            if closed {
+                self.answer_close();
+            }
+            self.broken(&words);
+        }
+    }
+
+    /// Answers the peer's Close where the kernel takes it at once and no frame is half written.
+    fn answer_close(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        let Connected {
+            socket, inbound, ..
+        } = &mut link.connected;
+        let _ = inbound.flush().now_or_never();
+        let answer = inbound.get_mut().take_answers();
+        if link.out.is_at_boundary() && !self.session.is_closing() {
+            let _ = socket.write(&answer).now_or_never();
         }
     }
 
@@ -527,7 +543,7 @@ impl Client {
     fn broken(&mut self, words: &str) {
         self.link = None;
         let now = self.now();
-        let ending = matches!(self.session.is_closing(), true);
+        let ending = self.session.is_closing();
         self.session.broken(now);
         if !ending {
             self.tell_break(words);

@@ -629,3 +629,6 @@ fn proxy(written: Option<&Secret>, problems: &mut Vec<Problem>) -> ProxyPlan {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

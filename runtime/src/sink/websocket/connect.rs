@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderValue, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_EXTENSIONS};
 use http::{HeaderMap, Request, StatusCode};
@@ -225,16 +225,21 @@ async fn encrypt(
         }
         Err(error) => {
             let detail = format!("{name}: {error}");
-            // A certificate that does not verify, or an alert about ours, is not a bad moment.
-            let ours = error
-                .get_ref()
-                .and_then(|e| e.downcast_ref::<rustls::Error>());
-            Err(match ours {
-                Some(_) => refused(layers, "tls", detail),
-                None => failed(layers, "tls", detail),
+            Err(if is_tls(&error) {
+                refused(layers, "tls", detail)
+            } else {
+                failed(layers, "tls", detail)
             })
         }
     }
+}
+
+/// Whether TLS itself failed: a certificate that does not verify, or an alert about ours, is not a bad
+/// moment of the network.
+fn is_tls(error: &io::Error) -> bool {
+    error
+        .get_ref()
+        .is_some_and(|error| error.is::<rustls::Error>())
 }
 
 /// Asks for the WebSocket.
@@ -258,6 +263,10 @@ async fn handshake(
             let (parts, body) = response.into_parts();
             let body = rest_of_body(socket, &parts.headers, body.unwrap_or_default()).await;
             return Err(status(layers, parts.status, &parts.headers, &body));
+        }
+        // With TLS 1.3 a refused client certificate shows only here.
+        Err(WsError::Io(error)) if is_tls(&error) => {
+            return Err(refused(layers, "tls", error.to_string()));
         }
         Err(WsError::Io(error)) => return Err(failed(layers, "http", error.to_string())),
         Err(WsError::Protocol(error)) => {
@@ -363,7 +372,7 @@ fn status(
         unauthorized: matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
         retry_after: headers
             .get(RETRY_AFTER)
-            .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now())),
+            .and_then(|value| retry_after(value.to_str().ok()?)),
         ..failed(layers, "http", detail)
     }
 }
@@ -379,7 +388,7 @@ fn is_permanent(status: StatusCode) -> bool {
 }
 
 /// `Retry-After` in seconds; a date is left to the back-off.
-fn retry_after(value: &str, _now: SystemTime) -> Option<Duration> {
+fn retry_after(value: &str) -> Option<Duration> {
     value.trim().parse().ok().map(Duration::from_secs)
 }
 

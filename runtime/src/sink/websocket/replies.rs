@@ -73,3 +73,66 @@ fn record_with(
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::memory::{Memory, Retention};
+    use crate::journal::{Chunk, Frame};
+
+    async fn journal(records: &[&str]) -> Memory {
+        let journal = Memory::new(Retention {
+            bytes_max: 1 << 20,
+            age_max: None,
+            history: true,
+        });
+        for record in records {
+            let bytes = record.as_bytes();
+            let chunk = Chunk {
+                wire: bytes.to_vec().into(),
+                frames: [Frame {
+                    wire_end: bytes.len() as u32,
+                    payload_start: 0,
+                    records_end: 1,
+                }]
+                .into(),
+                records: [(0, bytes.len() as u32)].into(),
+                ..Chunk::default()
+            };
+            journal.append(chunk, Vec::new()).await.unwrap();
+        }
+        journal
+    }
+
+    #[tokio::test]
+    async fn i1_only_what_a_message_names_is_confirmed() {
+        let records = [r#"{"id":"a"}"#, "no json", r#"{"id":7}"#, r#"{"id":"a"}"#];
+        let journal = journal(&records).await;
+        let id = Replies::Id {
+            pointer: "/ack".into(),
+            id: "/id".into(),
+        };
+        let count = Replies::Count {
+            pointer: "/seq".into(),
+        };
+        let find = |how, message: &str| {
+            super::find(how, message.as_bytes(), &journal, Position(0)..Position(3))
+        };
+        for (how, message, reply) in [
+            (&Replies::Order, "anything", Reply::Frames(1)),
+            (&count, r#"{"seq":12}"#, Reply::Counted(12)),
+            (&count, r#"{"seq":"12"}"#, Reply::Counted(12)),
+            (&count, r#"{"seq":-1}"#, Reply::Nothing),
+            (&count, r#"{"hello":1}"#, Reply::Nothing),
+            (&count, "hello", Reply::Nothing),
+            (&id, r#"{"ack":"a"}"#, Reply::Below(Position(1))),
+            (&id, r#"{"ack":7}"#, Reply::Below(Position(3))),
+            (&id, r#"{"ack":"7"}"#, Reply::Nothing),
+            (&id, r#"{"nack":"a"}"#, Reply::Nothing),
+        ] {
+            assert_eq!(find(how, message), reply, "{how:?} {message}");
+        }
+        let late = super::find(&id, br#"{"ack":"a"}"#, &journal, Position(1)..Position(3));
+        assert_eq!(late, Reply::Nothing, "not in flight");
+    }
+}

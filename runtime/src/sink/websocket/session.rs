@@ -47,8 +47,17 @@ pub use cut::{Order, Piece};
 pub const PING_BYTES: usize = 16;
 /// Breaks without progress after which records are sent one by one.
 const BREAKS_BEFORE_ISOLATION: u32 = 2;
-/// Breaks with one and the same record alone in flight after which it is poison.
-const BREAKS_ALONE_MAX: u32 = 3;
+/// Breaks with one and the same record alone in flight after which it is poison, where the peer has
+/// not been seen to break for other reasons.
+const BREAKS_ALONE_MIN: u32 = 3;
+/// Longest that a connection must stand without a record in flight before a suspect is tried on it.
+const CONTROL_MAX: Duration = Duration::from_secs(1);
+/// Most that breaks without a culprit add to [`BREAKS_ALONE_MIN`].
+const DOUBT_MAX: u32 = 9;
+/// Breaks without a culprit are forgotten when none has come for so long.
+const DOUBT_LASTS: Duration = Duration::from_secs(600);
+/// Pings that go out before a connection is given up, spread over the timeout.
+const REPINGS: u32 = 3;
 /// Unanswered probes in a row, before the first success, after which the peer is refused.
 const PROBES_UNANSWERED_MAX: u32 = 3;
 /// Longest wait for the answer to a probe.
@@ -282,9 +291,11 @@ struct Connection {
     written_to: Position,
     /// The last confirmation, or when the first unconfirmed record was sent.
     progress_at: Duration,
-    repinged: bool,
+    repings: u32,
     heard_at: Duration,
     keepalive_at: Option<Duration>,
+    /// The probe is answered, and what follows is the control.
+    probe_answered: bool,
     wrong_pongs: u32,
 }
 
@@ -313,6 +324,16 @@ pub struct Session {
     breaks_alone: u32,
     /// The furthest that was in flight at one of `breaks`.
     suspects_to: Position,
+    /// Breaks that are not explained yet, and the furthest that was in flight at one of them.
+    unexplained: u32,
+    unexplained_to: Position,
+    /// How long the suspect's last connection stood with it in flight. The next one must stand as long
+    /// without it: a peer that dies anyway convicts nobody.
+    control: Duration,
+    /// Breaks without anything in flight, or of which every suspect was confirmed later: the peer breaks
+    /// for reasons of its own, and it takes more than three to convict a record.
+    doubt: u32,
+    doubted_at: Duration,
     /// Records below are sent one by one.
     isolate_to: Position,
     account: Account,
@@ -340,6 +361,11 @@ impl Session {
             breaks: 0,
             breaks_alone: 0,
             suspects_to: from,
+            unexplained: 0,
+            unexplained_to: from,
+            control: Duration::ZERO,
+            doubt: 0,
+            doubted_at: Duration::ZERO,
             isolate_to: from,
             account: Account::default(),
         }

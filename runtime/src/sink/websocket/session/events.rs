@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    BREAKS_ALONE_MAX, BREAKS_BEFORE_ISOLATION, Confirm, Connection, DialFailure, Failure, Line,
-    Mark, PING_BYTES, Piece, RAMP_BYTES, RAMP_RECORDS, RETRY_AFTER_MAX, Session,
+    BREAKS_ALONE_MIN, BREAKS_BEFORE_ISOLATION, CONTROL_MAX, Confirm, Connection, DOUBT_LASTS,
+    DOUBT_MAX, DialFailure, Failure, Line, Mark, PING_BYTES, Piece, RAMP_BYTES, RAMP_RECORDS,
+    RETRY_AFTER_MAX, Session,
 };
 use crate::journal::{Chunk, Position};
 
@@ -71,7 +72,7 @@ impl Session {
         );
         if self.in_flight() == 0 {
             self.connection.progress_at = now;
-            self.connection.repinged = false;
+            self.connection.repings = 0;
         }
         let wire = piece.wire(chunk);
         let bytes_before = self.connection.bytes_sent;
@@ -124,12 +125,8 @@ impl Session {
             self.connection.wrong_pongs = self.connection.wrong_pongs.saturating_add(1);
             return;
         };
-        if let Line::Probing { .. } = self.line {
-            self.line = Line::Open;
-            self.connection.progress_at = now;
-            self.connection.repinged = false;
-            self.probes_unanswered = 0;
-            self.probe_answered_once = true;
+        if let Line::Probing { sent: true, .. } = self.line {
+            self.probe_answered(now);
         }
         let mut answered: Option<Mark> = None;
         while let Some(mark) = self.connection.marks.front() {
@@ -145,6 +142,24 @@ impl Session {
             self.connection.bytes_confirmed = mark.bytes;
             self.confirm(now, mark.to);
         }
+    }
+
+    /// The connection works. Where a record is suspected to kill it, it must stand a while without.
+    fn probe_answered(&mut self, now: Duration) {
+        self.connection.progress_at = now;
+        self.connection.repings = 0;
+        self.probes_unanswered = 0;
+        self.probe_answered_once = true;
+        let control = self.breaks_alone > 0 && !self.connection.probe_answered;
+        self.connection.probe_answered = true;
+        self.line = if control {
+            Line::Probing {
+                since: now + self.control,
+                sent: false,
+            }
+        } else {
+            Line::Open
+        };
     }
 
     /// The Ping of this connection that `payload` answers.
@@ -208,6 +223,7 @@ impl Session {
         self.isolate_to = self.confirmed;
         self.breaks = 0;
         self.breaks_alone = 0;
+        self.unexplained = 0;
         self.line = Line::Down { dial_at: now };
     }
 
@@ -219,12 +235,16 @@ impl Session {
         }
         let connection = &mut self.connection;
         connection.progress_at = now;
-        connection.repinged = false;
+        connection.repings = 0;
         let records = connection.records_max.saturating_mul(2);
         let bytes = connection.bytes_max.saturating_mul(2);
         connection.records_max = records.min(self.rules.window_records_max);
         connection.bytes_max = bytes.min(self.rules.window_bytes_max);
         self.confirmed = to;
+        if self.unexplained > 0 && to >= self.unexplained_to {
+            self.add_doubt(now, self.unexplained);
+            self.unexplained = 0;
+        }
         self.failures = 0;
         self.breaks = 0;
         self.breaks_alone = 0;
@@ -240,31 +260,52 @@ impl Session {
         let had_answered = self.line == Line::Open && self.rules.confirm != Confirm::Written;
         self.line = Line::Down { dial_at };
         if had_answered && self.in_flight() > 0 {
-            self.suspect();
+            self.suspect(now);
+        } else if self.connection.probe_answered {
+            self.add_doubt(now, 1);
         }
         self.sent = self.confirmed;
         self.connection = Connection::default();
     }
 
     /// A connection that had answered the probe broke with records in flight: were they the cause?
-    fn suspect(&mut self) {
+    fn suspect(&mut self, now: Duration) {
         if self.breaks == 0 {
             self.suspects_to = self.sent;
         }
         self.suspects_to = self.suspects_to.max(self.sent);
         self.breaks += 1;
+        self.unexplained += 1;
+        self.unexplained_to = self.unexplained_to.max(self.sent);
         // Alone means: nothing else in flight, and really handed to the kernel.
         let alone =
             self.is_isolating() && self.in_flight() == 1 && self.connection.written_to >= self.sent;
         if alone {
             self.breaks_alone += 1;
+            self.control = now
+                .saturating_sub(self.connection.progress_at)
+                .min(CONTROL_MAX);
         }
         if self.breaks >= BREAKS_BEFORE_ISOLATION {
             self.isolate_to = self.isolate_to.max(self.suspects_to);
         }
-        if self.breaks_alone >= BREAKS_ALONE_MAX {
+        if self.breaks_alone >= BREAKS_ALONE_MIN + self.doubt(now) {
             self.line = Line::Poisoned { told: false };
         }
+    }
+
+    /// How often the peer broke lately although no record was to blame.
+    fn doubt(&self, now: Duration) -> u32 {
+        if now > self.doubted_at + DOUBT_LASTS {
+            0
+        } else {
+            self.doubt
+        }
+    }
+
+    fn add_doubt(&mut self, now: Duration, breaks: u32) {
+        self.doubt = (self.doubt(now) + breaks).min(DOUBT_MAX);
+        self.doubted_at = now;
     }
 
     /// How long to wait before the next dial: anything from 0 to a bound that doubles with every

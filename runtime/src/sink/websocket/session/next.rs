@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::{
     Confirm, Failure, GivenUp, Line, MARKS_MAX, Mark, Order, PING_BYTES, PING_SPACING_BYTES_MAX,
-    PROBE_TIMEOUT_MAX, PROBES_UNANSWERED_MAX, Session, Step, Wait,
+    PROBE_TIMEOUT_MAX, PROBES_UNANSWERED_MAX, REPINGS, Session, Step, Wait,
 };
-use crate::journal::Marks;
+use crate::journal::{Marks, Position};
 
 impl Session {
     /// What to do next. `room` is how many bytes the output buffer still takes.
@@ -57,6 +57,13 @@ impl Session {
     }
 
     fn probing(&mut self, now: Duration, room: u64, since: Duration, sent: bool) -> Step {
+        if now < since {
+            return Step::Wait(Wait {
+                until: Some(since),
+                records: false,
+                flush: true,
+            });
+        }
         if !sent && room > 0 {
             self.line = Line::Probing { since, sent: true };
             return self.ping(now);
@@ -65,15 +72,13 @@ impl Session {
         if now >= since + timeout {
             return self.probe_unanswered(now);
         }
-        let again_at = since + timeout / 2;
-        let may_again = sent && !self.connection.repinged && room > 0;
-        if may_again && now >= again_at {
-            self.connection.repinged = true;
+        let again = self.reping_at(since, timeout).filter(|_| room > 0 && sent);
+        if again.is_some_and(|at| now >= at) {
+            self.connection.repings += 1;
             return self.ping(now);
         }
-        let deadline = if may_again { again_at } else { since + timeout };
         Step::Wait(Wait {
-            until: Some(deadline),
+            until: Some(again.unwrap_or(since + timeout)),
             records: false,
             flush: true,
         })
@@ -118,15 +123,15 @@ impl Session {
         }
         let available = marks.durable > self.sent;
         if room > 0 {
-            if self.last_ping_due(now) {
-                self.connection.repinged = true;
+            if self.next_reping_at().is_some_and(|at| now >= at) {
+                self.connection.repings += 1;
                 return self.ping(now);
             }
             if self.keepalive_due(now) {
                 self.connection.keepalive_at = Some(now);
                 return self.ping(now);
             }
-            let order = available.then(|| self.order(room)).flatten();
+            let order = self.order(room, marks.durable);
             if self.ping_due(now, order.is_some()) {
                 return self.ping(now);
             }
@@ -142,8 +147,8 @@ impl Session {
         })
     }
 
-    /// What may be sent under the window, if anything.
-    fn order(&self, room: u64) -> Option<Order> {
+    /// What may be sent under the window and below the watermark, if anything.
+    fn order(&self, room: u64, durable: Position) -> Option<Order> {
         let in_flight = self.in_flight();
         let (records_max, bytes_max) = match self.rules.confirm {
             // The output buffer alone bounds what the kernel has not taken.
@@ -155,6 +160,7 @@ impl Session {
                 (records.saturating_sub(in_flight), bytes_left.min(room))
             }
         };
+        let records_max = records_max.min(durable.since(self.sent));
         (records_max > 0 && bytes_max > 0).then_some(Order {
             from: self.sent,
             records_max,
@@ -197,12 +203,18 @@ impl Session {
         Some(pinged_at + self.rules.ping_gap)
     }
 
-    /// Half of `confirm_timeout` is over: one more Ping before the connection is given up, since a
-    /// peer may answer only the latest, and a Pong may have been lost on its way through a gateway.
-    fn last_ping_due(&self, now: Duration) -> bool {
+    /// Before a connection is given up, Pings go out once more: a peer may answer only the latest, and
+    /// a Pong may have been lost on its way through a gateway.
+    fn next_reping_at(&self) -> Option<Duration> {
+        let since = self.connection.progress_at;
         self.awaits_confirmation()
-            && !self.connection.repinged
-            && now >= self.connection.progress_at + self.rules.confirm_timeout / 2
+            .then(|| self.reping_at(since, self.rules.confirm_timeout))
+            .flatten()
+    }
+
+    fn reping_at(&self, since: Duration, timeout: Duration) -> Option<Duration> {
+        let next = self.connection.repings + 1;
+        (next <= REPINGS).then(|| since + timeout * next / (REPINGS + 1))
     }
 
     fn keepalive_due(&self, now: Duration) -> bool {
@@ -248,9 +260,7 @@ impl Session {
         let mut wake = self.deadline().map(|(at, _)| at);
         let mut at = |time: Duration| wake = Some(wake.map_or(time, |wake| wake.min(time)));
         if room > 0 {
-            if self.awaits_confirmation() && !connection.repinged {
-                at(connection.progress_at + self.rules.confirm_timeout / 2);
-            }
+            self.next_reping_at().into_iter().for_each(&mut at);
             if !self.rules.ping_interval.is_zero() && connection.keepalive_at.is_none() {
                 at(connection.heard_at + self.rules.ping_interval);
             }

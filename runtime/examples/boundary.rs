@@ -1,0 +1,149 @@
+//! What the plugin boundary costs: nanoseconds of CPU a record, by batch size.
+//!
+//! `cargo run --release -p wirefall --example boundary -- RECORDS.ndjson [PLUGIN CONFIG]`
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wirefall::plugin::{Cache, ChainPlan, Host, Limits, OnError, ProcessorPlan, resolve};
+use wirefall::record::{Batch, Column, Partition, Records};
+
+/// Each measurement covers so many records, over and over the same input.
+const RECORDS: usize = 400_000;
+
+fn batches(lines: &[&str], size: usize) -> Vec<Batch> {
+    let chunks = lines.chunks(size).enumerate();
+    let batch = |(number, chunk): (usize, &[&str])| {
+        let payloads: Column = chunk.iter().collect();
+        Batch {
+            number: number as u64,
+            partition: Partition::new("bench"),
+            start: 0,
+            positions: (1..=payloads.len() as u64).collect(),
+            records: Records {
+                payloads: Arc::new(payloads),
+                ..Records::default()
+            },
+        }
+    };
+    chunks.map(batch).collect()
+}
+
+fn measure(host: &Host, plugin: &Path, config: &str, lines: &[&str]) {
+    let processor = ProcessorPlan {
+        artifact: resolve(plugin, &mut |line| eprintln!("{line}")).expect("the plugin builds"),
+        config: serde_json::from_str(config).expect("config is JSON"),
+        on_error: OnError::Failover,
+        limits: Limits::default(),
+        tolerance: None,
+    };
+    let loading = Instant::now();
+    let plan = ChainPlan::load(host, &[processor]).expect("the plugin loads");
+    let mut chain = plan.start().expect("the plugin starts");
+    println!(
+        "{} {config}: load {:?}",
+        plugin.display(),
+        loading.elapsed()
+    );
+    for size in [1, 16, 256, 4096] {
+        let batches = batches(lines, size);
+        let (mut records, mut outputs) = (0, 0);
+        let started = cpu_time();
+        for batch in batches.iter().cycle() {
+            let transformed = chain.transform(batch);
+            outputs += transformed.outputs.len();
+            records += batch.records.len();
+            if records >= RECORDS {
+                break;
+            }
+        }
+        let ns = (cpu_time() - started).as_nanos() as f64 / records as f64;
+        println!("  batch {size:>4}: {ns:7.1} ns/record, {outputs} of {records}");
+    }
+}
+
+/// What this thread has used: other work on the machine does not count.
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a valid timespec that the call writes.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// What of a flight the formatter reads.
+#[derive(serde::Deserialize)]
+struct Flight<'a> {
+    dep_delay: Option<f64>,
+    carrier: &'a str,
+    flight: u32,
+    origin: &'a str,
+    dest: &'a str,
+}
+
+/// The work of `flight-delays` without a boundary.
+fn native(lines: &[&str]) {
+    let (mut records, mut outputs) = (0_u32, Column::default());
+    let started = cpu_time();
+    for line in lines.iter().cycle().take(RECORDS) {
+        records += 1;
+        let flight: Flight = serde_json::from_slice(line.as_bytes()).expect("a flight");
+        if let Some(delay) = flight.dep_delay.filter(|delay| *delay > 15.0) {
+            let notice = serde_json::json!({
+                "flight": format!("{}{}", flight.carrier, flight.flight),
+                "from": flight.origin, "to": flight.dest, "delay": delay as i64,
+            });
+            outputs.push(notice.to_string().as_bytes());
+        }
+    }
+    let ns = (cpu_time() - started).as_nanos() as f64 / f64::from(records);
+    println!("native: {ns:7.1} ns/record, {} of {records}", outputs.len());
+}
+
+/// A batch of 256 copied, which is what `nothing` does beyond the boundary.
+fn native_pass(lines: &[&str]) {
+    let batches = batches(lines, 256);
+    let mut records = 0;
+    let started = cpu_time();
+    for batch in batches.iter().cycle() {
+        let mut outputs = Column::default();
+        for payload in batch.records.payloads.iter() {
+            outputs.push(std::hint::black_box(payload));
+        }
+        records += std::hint::black_box(outputs).len();
+        if records >= RECORDS {
+            break;
+        }
+    }
+    let ns = (cpu_time() - started).as_nanos() as f64 / records as f64;
+    println!("native pass-through: {ns:7.1} ns/record");
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let input = args.next().expect("a file of records");
+    let text = std::fs::read_to_string(input).expect("the records");
+    let lines: Vec<&str> = text.lines().take(50_000).collect();
+    let host = Host::new(Cache::user()).expect("a host");
+    match args.next() {
+        Some(plugin) => {
+            let config = args.next().unwrap_or_else(|| "{}".to_owned());
+            measure(&host, Path::new(&plugin), &config, &lines);
+        }
+        None => {
+            native(&lines);
+            native_pass(&lines);
+            let plugin = |name: &str| PathBuf::from("plugins").join(name);
+            measure(&host, &plugin("hostile"), r#"{"does":"nothing"}"#, &lines);
+            measure(
+                &host,
+                &plugin("flight-delays"),
+                r#"{"min_delay":15}"#,
+                &lines,
+            );
+        }
+    }
+}
