@@ -10,8 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::wait_until;
-
 /// What the proxy does to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -106,18 +104,9 @@ impl Proxy {
         self.state.accepted.load(Ordering::Acquire)
     }
 
-    /// Waits until so many bytes more have passed towards the server.
-    pub fn wait_for_bytes(&self, bytes: u64) {
-        let until = self.state.passed.load(Ordering::Acquire) + bytes;
-        wait_until("bytes through the proxy", || {
-            self.state.passed.load(Ordering::Acquire) >= until
-        });
-    }
-
-    /// Waits until so many connections more were accepted.
-    pub fn wait_for_connections(&self, count: u64) {
-        let until = self.accepted() + count;
-        wait_until("connections to the proxy", || self.accepted() >= until);
+    /// Bytes that were passed towards the server until now.
+    pub fn passed(&self) -> u64 {
+        self.state.passed.load(Ordering::Acquire)
     }
 }
 
