@@ -4,10 +4,14 @@
 //! lives in one file and is named in one table (`source::DRIVERS`, `sink::DRIVERS`, …).
 
 use std::path::PathBuf;
+use std::pin::Pin;
 
 use schemars::Schema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+/// A future in a box: what an asynchronous call of a driver returns, since drivers are trait objects.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// One entry of a driver table; `P` is what its config becomes once checked.
 pub struct Driver<P: 'static> {

@@ -10,10 +10,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::driver::{Driver, Facts, Problem};
+use crate::failover;
 use crate::plugin::{Limits, OnError, PluginId, ProcessorPlan, Tolerance};
+use crate::sink;
 use crate::sink::Reread;
+use crate::source;
 use crate::source::BatchLimits;
-use crate::{failover, sink, source};
 
 use super::diagnostic::{Diagnostic, Severity};
 use super::expand::{Environment, Secrets, expand};

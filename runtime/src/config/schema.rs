@@ -8,7 +8,9 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
 use crate::driver::Driver;
-use crate::{failover, sink, source};
+use crate::failover;
+use crate::sink;
+use crate::source;
 
 use super::types::{Journal, SERVICE_IGNORED, Service, TOP_IGNORED, Wasm};
 

@@ -14,8 +14,7 @@ use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
 use super::{Failed, Failover, FailoverError, FailoverPlan};
-use crate::driver::{self, Driver, Facts, Problem};
-use crate::journal::BoxFuture;
+use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
 
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn FailoverPlan>> = Driver {

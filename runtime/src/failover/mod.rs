@@ -6,8 +6,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use crate::driver::Driver;
-use crate::journal::BoxFuture;
+use crate::driver::{BoxFuture, Driver};
 
 mod file;
 mod stderr;

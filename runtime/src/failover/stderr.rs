@@ -9,8 +9,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::file::push_line;
 use super::{Failed, Failover, FailoverError, FailoverPlan};
-use crate::driver::{self, Driver, Facts, Problem};
-use crate::journal::BoxFuture;
+use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
 
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn FailoverPlan>> = Driver {

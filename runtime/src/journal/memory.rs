@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-use super::{BoxFuture, Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
+use super::{Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
 use crate::checkpoint::Delta;
+use crate::driver::BoxFuture;
 
 /// What a memory journal keeps.
 #[derive(Clone, Copy, Debug)]

@@ -6,9 +6,7 @@
 //! A chunk holds frames ready for the wire, because a thousand readers share the same bytes. Records
 //! keep their own spans inside it, so that one can be sent alone when a frame has to be taken apart.
 
-use std::future::Future;
 use std::ops::Range;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,6 +14,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::checkpoint::Delta;
+use crate::driver::BoxFuture;
 
 pub mod memory;
 
@@ -156,9 +155,6 @@ pub enum JournalError {
     #[error("the journal is closed")]
     Closed,
 }
-
-/// A future in a box, for trait objects.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// An append-only log of frames, bounded by bytes and age.
 pub trait Journal: Send + Sync {

@@ -16,8 +16,8 @@ use tokio::io::AsyncWriteExt;
 use super::framing::Framing;
 use super::stdout::lines;
 use super::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
-use crate::driver::{self, Driver, Facts, Problem};
-use crate::journal::{BoxFuture, Followed, Follower, Position};
+use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
+use crate::journal::{Followed, Follower, Position};
 use crate::units::ByteSize;
 
 /// The table entry.

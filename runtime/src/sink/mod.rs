@@ -12,8 +12,8 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::Driver;
-use crate::journal::{BoxFuture, Journal, Position};
+use crate::driver::{BoxFuture, Driver};
+use crate::journal::{Journal, Position};
 use crate::metrics::Metrics;
 
 mod file;

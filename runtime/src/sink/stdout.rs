@@ -12,8 +12,8 @@ use tokio::io::AsyncWriteExt;
 
 use super::framing::{Batching, Carrier, Framing};
 use super::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
-use crate::driver::{self, Driver, Facts, Problem};
-use crate::journal::{BoxFuture, Followed, Follower, Position};
+use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
+use crate::journal::{Followed, Follower, Position};
 
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {

@@ -20,8 +20,7 @@ use super::{
     Committer, Forgetful, Oddities, Reader, Source, SourceContext, SourceError, SourcePlan,
 };
 use crate::checkpoint::Checkpoint;
-use crate::driver::{self, Driver, Facts, Problem};
-use crate::journal::BoxFuture;
+use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
 use crate::record::{Batch, Partition};
 use crate::units::ByteSize;
 

@@ -9,8 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
-use crate::driver::Driver;
-use crate::journal::BoxFuture;
+use crate::driver::{BoxFuture, Driver};
 use crate::record::{Batch, Partition};
 
 mod file;

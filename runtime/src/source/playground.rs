@@ -12,8 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use super::{BatchLimits, Forgetful, Reader, Source, SourceContext, SourceError, SourcePlan};
 use crate::checkpoint::Checkpoint;
-use crate::driver::{self, Driver, Facts, Problem};
-use crate::journal::BoxFuture;
+use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
 use crate::record::{Batch, Column, Partition, Records};
 
 /// The table entry.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Committer, SourceError};
 use crate::checkpoint::Checkpoint;
-use crate::journal::BoxFuture;
+use crate::driver::BoxFuture;
 
 /// What is remembered of one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

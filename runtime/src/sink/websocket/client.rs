@@ -20,7 +20,8 @@ use super::outbound::{Control, Outbound};
 use super::replies::{self, Reply};
 use super::session::{Confirm, DialFailure, Failure, Order, Session, Step, Wait};
 use super::tls;
-use crate::journal::{BoxFuture, Cursor, Marks, Position, Read};
+use crate::driver::BoxFuture;
+use crate::journal::{Cursor, Marks, Position, Read};
 use crate::sink::framing::Framing;
 use crate::sink::{
     Delivered, Delivery, Poisoned, ProbeStep, Sink, SinkContext, SinkError, SinkPlan,

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use crate::journal::BoxFuture;
+use crate::driver::BoxFuture;
 use crate::sink::framing::Framing;
 use crate::sink::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
 
