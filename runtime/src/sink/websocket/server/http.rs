@@ -84,7 +84,7 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
         return text(StatusCode::FORBIDDEN, &reason);
     }
     if path == hub.plan.path {
-        subscribe(hub, peer, request).unwrap_or_else(|refusal| refusal)
+        subscribe(hub, peer, request).unwrap_or_else(|refusal| *refusal)
     } else if path == "/" {
         page(&hub.page)
     } else {
@@ -145,7 +145,7 @@ fn subscribe(
     hub: &Arc<Hub>,
     peer: SocketAddr,
     mut request: Request<Incoming>,
-) -> Result<Answer, Answer> {
+) -> Result<Answer, Box<Answer>> {
     let key = handshake(&request)?;
     let seat = take_seat(hub)?;
     let mut answer = Response::new(Full::default());
@@ -181,7 +181,7 @@ fn subscribe(
 }
 
 /// The answer to the WebSocket key of a proper handshake.
-fn handshake(request: &Request<Incoming>) -> Result<String, Answer> {
+fn handshake(request: &Request<Incoming>) -> Result<String, Box<Answer>> {
     let headers = request.headers();
     let names = |name, word: &str| list(headers, name).any(|one| one.eq_ignore_ascii_case(word));
     if !names(header::UPGRADE, "websocket") || !names(header::CONNECTION, "upgrade") {
@@ -191,7 +191,7 @@ fn handshake(request: &Request<Incoming>) -> Result<String, Answer> {
         );
         put(&mut answer, header::UPGRADE, "websocket");
         put(&mut answer, header::CONNECTION, "Upgrade, close");
-        return Err(answer);
+        return Err(answer.into());
     }
     if !names(header::SEC_WEBSOCKET_VERSION, "13") {
         let mut answer = text(
@@ -199,22 +199,22 @@ fn handshake(request: &Request<Incoming>) -> Result<String, Answer> {
             "WebSocket version 13 is spoken",
         );
         put(&mut answer, header::SEC_WEBSOCKET_VERSION, "13");
-        return Err(answer);
+        return Err(answer.into());
     }
     match headers.get(header::SEC_WEBSOCKET_KEY) {
         Some(key) if request.method() == Method::GET => Ok(derive_accept_key(key.as_bytes())),
-        _ => Err(text(
+        _ => Err(Box::new(text(
             StatusCode::BAD_REQUEST,
             "a WebSocket handshake is a GET with Sec-WebSocket-Key",
-        )),
+        ))),
     }
 }
 
-fn take_seat(hub: &Hub) -> Result<OwnedSemaphorePermit, Answer> {
+fn take_seat(hub: &Hub) -> Result<OwnedSemaphorePermit, Box<Answer>> {
     let busy = |reason: &str| {
         let mut answer = text(StatusCode::SERVICE_UNAVAILABLE, reason);
         put(&mut answer, header::RETRY_AFTER, "5");
-        answer
+        Box::new(answer)
     };
     if !hub.is_ready() {
         return Err(busy("the stream is ending"));
