@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+mod bench;
 mod peers;
 mod shell;
 mod test;
@@ -15,6 +16,7 @@ usage: cargo xtask VERB
 
   test [ARGS]   get the peers that the wider tests need, build, and run every test;
                 ARGS go to `cargo test`
+  bench         measure, beside what the same libraries do alone; --quick does one round
   peers         only get the peers
 ";
 
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
     let rest: Vec<String> = arguments.collect();
     let done = match verb.as_str() {
         "test" => test::run_verb(&rest),
+        "bench" => bench::run_verb(&rest),
         "peers" => peers::run_verb(),
         _ => {
             eprint!("{USAGE}");
