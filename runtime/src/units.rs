@@ -85,11 +85,8 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let binary = BYTE_UNITS[..4].iter().rev();
-        match binary
-            .filter(|(_, factor)| self.0 >= *factor && self.0 % factor == 0)
-            .next()
-        {
+        let mut binary = BYTE_UNITS[..4].iter().rev();
+        match binary.find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor)) {
             Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
             None => write!(f, "{}B", self.0),
         }

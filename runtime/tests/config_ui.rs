@@ -5,6 +5,8 @@
 //! I6: what can be known to be wrong is refused with file, line and column. I7: no value that came
 //! from the environment is in any of them.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -60,7 +60,7 @@ impl Secrets {
         if !value.is_empty() && value != written {
             self.pairs.push((value.to_owned(), written.to_owned()));
             self.pairs
-                .sort_by(|one, other| other.0.len().cmp(&one.0.len()));
+                .sort_by_key(|pair| std::cmp::Reverse(pair.0.len()));
         }
     }
 

@@ -119,7 +119,10 @@ impl Books {
             let Some(window) = window else { continue };
             let of_stage = |failed: &&Failed| failed.at == FailedAt::Plugin(stage);
             let failed = done.failures.iter().filter(of_stage);
-            let reason = failed.clone().last().map(|failed| failed.reason.clone());
+            let reason = failed
+                .clone()
+                .next_back()
+                .map(|failed| failed.reason.clone());
             if window.exceeded(records, failed.map(|failed| failed.input)) {
                 let tolerance = window.tolerance();
                 return Err(RunError::Intolerable {

@@ -138,7 +138,7 @@ impl Pipeline {
             poisoned: self.poisoned,
             error: None,
         };
-        run.to_the_end(self.replayable, &read).await
+        run.finish(self.replayable, &read).await
     }
 }
 
@@ -206,7 +206,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn to_the_end(mut self, replayable: bool, read: &AtomicU64) -> Ended {
+    async fn finish(mut self, replayable: bool, read: &AtomicU64) -> Ended {
         let delivered = self.carry().await;
         let confirmed = *self.confirmed.borrow();
         self.note(|books| books.confirm(confirmed));
@@ -396,9 +396,9 @@ impl Run<'_> {
         let now = self.started.elapsed();
         loop {
             while let Some(done) = self.reorder.next() {
-                match self.books.accept(done, now).await {
-                    Err(error @ RunError::Failover(_)) => return Err(error),
-                    Ok(()) | Err(_) => {} // a refused batch is kept whole, below
+                // Any other error refuses the batch, and that is kept whole, below.
+                if let Err(error @ RunError::Failover(_)) = self.books.accept(done, now).await {
+                    return Err(error);
                 }
             }
             match self.results.recv().await {

@@ -85,7 +85,8 @@ impl Stage {
         key: impl Fn(u32) -> &'k [u8],
     ) -> Formatted {
         let mut formatted = Formatted::default();
-        let mut todo = vec![0..input.payloads.len()];
+        let whole = 0..input.payloads.len();
+        let mut todo = vec![whole];
         // Ends: a range is formatted, or its record failed, or what is put back is shorter; a single
         // record is put back once at most, for an instance that is fresh.
         while let Some(mut range) = todo.pop() {

@@ -176,9 +176,10 @@ fn read_lines(input: &Input, config: &Config, limits: BatchLimits, batches: &mps
             let since = *waiting_since.get_or_insert_with(Instant::now);
             if !within(limits.wait.saturating_sub(since.elapsed())) {
                 waiting_since = None;
-                if !lines
-                    .take()
-                    .is_none_or(|b| batches.blocking_send(Ok((b, lines.oddities()))).is_ok())
+                if let Some(batch) = lines.take()
+                    && batches
+                        .blocking_send(Ok((batch, lines.oddities())))
+                        .is_err()
                 {
                     return;
                 }

@@ -1,5 +1,7 @@
 //! Real components, built from their folders, in the real host.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
