@@ -1,0 +1,418 @@
+//! Whole runs through the real binary: plugins that break in every way (I5), what a failure costs, the
+//! account (I2), order with many workers (I3), going on after a stop (I1), and the examples as they are.
+
+use std::path::{Path, PathBuf};
+
+use wirefall_tests::process::Ended;
+use wirefall_tests::records::{all_there, numbered};
+use wirefall_tests::workspace::root;
+use wirefall_tests::{Folder, Process, Signal, numbers, wait_until, wirefall, write_numbered};
+
+/// Records of a run; enough for many batches.
+const RECORDS: u64 = 10_000;
+/// The record that hostile plugins stumble over, and what they know it by.
+const BAD: u64 = 7_777;
+const WHEN: &str = "\\\"n\\\":7777,";
+
+/// Writes a pipeline from `input.ndjson` through a hostile plugin to standard output.
+fn hostile(folder: &Folder, does: &str, processor: &str, more: &str) -> PathBuf {
+    write_numbered(&folder.path("input.ndjson"), RECORDS);
+    let plugin = root().join("plugins/hostile");
+    folder.write(
+        "pipeline.yaml",
+        format!(
+            "service: {{ pipeline_id: test, state: state }}\n\
+             source: {{ driver: file, config: {{ path: input.ndjson, resume: false }} }}\n\
+             processors:\n\
+             - driver: wasm\n  config:\n    plugin: {}\n    config: {{ does: {does}, when: \"{WHEN}\" }}\n{processor}\
+             sink: {{ driver: stdout }}\n{more}",
+            plugin.display()
+        ),
+    )
+}
+
+const FAILOVER: &str = "failover: { driver: file, config: { path: failed.ndjson } }\n";
+
+fn run(pipeline: &Path, flags: &[&str]) -> Ended {
+    let mut words = vec!["run".as_ref(), pipeline.as_os_str(), "--json".as_ref()];
+    words.extend(flags.iter().map(|flag| std::ffi::OsStr::new(*flag)));
+    wirefall(words).wait()
+}
+
+/// The account that a run printed with `--json`; every input must be in exactly one place (I2).
+#[track_caller]
+fn account(ended: &Ended) -> serde_json::Value {
+    let line = ended
+        .stderr
+        .lines()
+        .rfind(|line| line.contains("\"account\""));
+    let line = line.unwrap_or_else(|| panic!("no account in: {}", ended.stderr));
+    let told: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+    let account = told["account"].clone();
+    let count = |place: &str| account[place].as_u64().expect("a number");
+    let places = [
+        "delivered",
+        "published",
+        "filtered",
+        "failed_over",
+        "dropped",
+        "unconfirmed",
+    ];
+    assert_eq!(
+        count("read"),
+        places.map(count).iter().sum::<u64>(),
+        "{account}"
+    );
+    account
+}
+
+#[track_caller]
+fn all_but_bad(stdout: &str) {
+    let expected: Vec<u64> = (0..RECORDS).filter(|n| *n != BAD).collect();
+    assert!(
+        numbers(stdout) == expected,
+        "every other record, once, in order"
+    );
+}
+
+/// One record in ten thousand breaks the plugin: it goes to the failover with all that is known of it,
+/// the rest goes on.
+#[track_caller]
+fn costs_one_record(does: &str, limits: &str, reason: &str) {
+    let folder = Folder::new();
+    let pipeline = hostile(&folder, does, limits, FAILOVER);
+    let ended = run(&pipeline, &[]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    all_but_bad(&ended.stdout);
+    let account = account(&ended);
+    assert_eq!(
+        (&account["delivered"], &account["failed_over"]),
+        (&9_999.into(), &1.into())
+    );
+    let failed = folder.read("failed.ndjson");
+    let failed: serde_json::Value = serde_json::from_str(&failed).expect("one line of JSON");
+    assert_eq!(failed["record"], numbered(BAD));
+    assert_eq!(
+        (&failed["stage"], &failed["plugin"]),
+        (&"format".into(), &"hostile".into())
+    );
+    assert!(
+        failed["digest"]
+            .as_str()
+            .is_some_and(|digest| digest.starts_with("sha256:"))
+    );
+    assert_eq!(failed["partition"], "input.ndjson");
+    let before: usize = (0..BAD).map(|n| numbered(n).len() + 1).sum();
+    assert_eq!(
+        failed["position"], before,
+        "the byte at which the record starts"
+    );
+    let told = failed["reason"].as_str().unwrap_or_default();
+    assert!(told.contains(reason), "`{reason}` in `{told}`");
+}
+
+#[test]
+fn i5_a_panic_costs_one_record() {
+    costs_one_record("panic", "", "lib.rs");
+}
+
+#[test]
+fn i5_a_trap_costs_one_record() {
+    costs_one_record("trap", "", "trap");
+}
+
+#[test]
+fn i5_an_endless_loop_costs_one_record() {
+    costs_one_record("loop", "    limits: { time: 10ms }\n", "time");
+}
+
+#[test]
+fn i5_memory_without_end_costs_one_record() {
+    costs_one_record("grow", "    limits: { memory: 16MiB }\n", "memory");
+}
+
+#[test]
+fn i5_recursion_without_end_costs_one_record() {
+    costs_one_record("stack", "", "stack");
+}
+
+#[test]
+fn i5_answers_that_do_not_add_up_cost_one_record() {
+    for does in [
+        "ends_decrease",
+        "ends_short",
+        "sources_beyond",
+        "keys_missing",
+        "reject_beyond",
+    ] {
+        costs_one_record(does, "", "");
+    }
+}
+
+#[test]
+fn i5_output_without_end_costs_one_record() {
+    costs_one_record("huge_output", "    limits: { output: 1MiB }\n", "output");
+}
+
+#[test]
+fn on_error_drop_counts_and_pass_lets_go() {
+    let folder = Folder::new();
+    let ended = run(&hostile(&folder, "reject", "    on_error: drop\n", ""), &[]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    all_but_bad(&ended.stdout);
+    assert_eq!(account(&ended)["dropped"], 1);
+    let ended = run(&hostile(&folder, "reject", "    on_error: pass\n", ""), &[]);
+    assert_eq!(all_there(&numbers(&ended.stdout), RECORDS), 0);
+    assert_eq!(account(&ended)["passed"], 1);
+}
+
+/// Without a failover a reject ends the run, says where, and what is behind it stays with the source.
+#[test]
+fn i1_on_error_stop_ends_the_run_at_the_record() {
+    let folder = Folder::new();
+    let ended = run(&hostile(&folder, "reject", "", ""), &[]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    for part in ["hostile", "sha256:", "input.ndjson position"] {
+        assert!(ended.stderr.contains(part), "`{part}` in {}", ended.stderr);
+    }
+    let delivered = numbers(&ended.stdout);
+    assert!(delivered.len() < RECORDS as usize && !delivered.contains(&BAD));
+    assert_eq!(delivered, (0..delivered.len() as u64).collect::<Vec<_>>());
+    assert!(account(&ended)["unconfirmed"].as_u64() > Some(0));
+}
+
+#[test]
+fn more_failures_than_tolerated_end_in_a_failed_state() {
+    let folder = Folder::new();
+    let tolerance = "    tolerance: { failures: 5, window: 100 }\n";
+    let pipeline = hostile(&folder, "reject", tolerance, FAILOVER);
+    let everything = folder.read("pipeline.yaml").replace(WHEN, "");
+    folder.write("pipeline.yaml", everything);
+    let ended = run(&pipeline, &[]);
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended
+            .stderr
+            .contains("more than 5 of the last 100 records failed"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn i3_many_workers_keep_the_order() {
+    let folder = Folder::new();
+    let pipeline = hostile(&folder, "nothing", "", "");
+    write_numbered(&folder.path("input.ndjson"), 200_000);
+    let service = "pipeline_id: test, batch_size: 16, scaling: { min: 1, max: 4, up_above: 20%, down_below: 10% }";
+    let text = folder
+        .read("pipeline.yaml")
+        .replace("pipeline_id: test", service);
+    folder.write("pipeline.yaml", text);
+    let ended = run(&pipeline, &["--log", "debug"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(all_there(&numbers(&ended.stdout), 200_000), 0);
+    assert_eq!(account(&ended)["delivered"], 200_000);
+}
+
+/// A source that can be read again goes on after what was confirmed; `--fresh` starts over.
+#[test]
+fn i1_the_next_run_goes_on_where_the_last_one_was_confirmed() {
+    let folder = Folder::new();
+    write_numbered(&folder.path("input.ndjson"), 100);
+    let pipeline = folder.write(
+        "pipeline.yaml",
+        "service: { pipeline_id: test }\nsource: { driver: file, config: { path: input.ndjson } }\n\
+         sink: { driver: stdout }\n",
+    );
+    assert_eq!(numbers(&run(&pipeline, &[]).stdout).len(), 100);
+    write_numbered(&folder.path("input.ndjson"), 150);
+    assert_eq!(
+        numbers(&run(&pipeline, &[]).stdout),
+        (100..150).collect::<Vec<_>>()
+    );
+    assert!(numbers(&run(&pipeline, &[]).stdout).is_empty());
+    assert_eq!(numbers(&run(&pipeline, &["--fresh"]).stdout).len(), 150);
+}
+
+/// What was taken from a pipe is sent before the run ends, although nobody closed the pipe.
+#[test]
+fn i1_a_signal_sends_what_was_read_from_standard_input() {
+    let folder = Folder::new();
+    let pipeline = folder.write(
+        "pipeline.yaml",
+        "service: { pipeline_id: test }\nsource: { driver: stdin }\nsink: { driver: file, config: { path: out.ndjson } }\n",
+    );
+    let mut run = wirefall(["run".as_ref(), pipeline.as_os_str(), "--json".as_ref()]);
+    let lines: String = (0..5_000).map(|n| numbered(n) + "\n").collect();
+    assert!(run.write(lines.as_bytes()));
+    wait_until("the first records", || {
+        !folder.read("out.ndjson").is_empty()
+    });
+    run.signal(Signal::Terminate);
+    let ended = run.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let read = account(&ended)["read"].as_u64().expect("a number");
+    assert_eq!(all_there(&numbers(&folder.read("out.ndjson")), read), 0);
+}
+
+#[test]
+fn odd_lines_are_counted_or_told() {
+    let folder = Folder::new();
+    let pipeline = |line_max: &str, failover: &str| {
+        folder.write(
+            "pipeline.yaml",
+            format!(
+                "service: {{ pipeline_id: test }}\n\
+                 source: {{ driver: stdin, config: {{ line_max: {line_max} }} }}\n\
+                 sink: {{ driver: websocket, config: {{ listen: 127.0.0.1:0, at_end: exit }} }}\n{failover}"
+            ),
+        )
+    };
+    let feed = |pipeline: PathBuf, bytes: &[u8]| {
+        let mut run = wirefall(["run".as_ref(), pipeline.as_os_str(), "--json".as_ref()]);
+        run.write(bytes);
+        run.wait()
+    };
+    let ended = feed(pipeline("1KiB", FAILOVER), b"{}\n\n\r\n\xff\n{\"last\":1}");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let counted = account(&ended);
+    assert_eq!(counted["published"], 2);
+    assert_eq!(
+        counted["failed_over"], 1,
+        "invalid UTF-8 does not fit a text frame"
+    );
+    assert_eq!(counted["empty_lines"], 2);
+    assert!(
+        folder
+            .read("failed.ndjson")
+            .contains("\"record_base64\":\"/w==\"")
+    );
+
+    let ended = feed(pipeline("1KiB", ""), &[b'x'; 100_000]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("`line_max`"), "{}", ended.stderr);
+}
+
+#[test]
+fn the_playground_ends_at_its_limit() {
+    let folder = Folder::new();
+    let pipeline = folder.write(
+        "pipeline.yaml",
+        "service: { pipeline_id: 7 }\n\
+         source:\n  driver: playground\n  config: { data_type: market, publish_interval: 0.001, limit: 20 }\n  \
+         stream_schema: [{ stream: market, columns: [{ name: record_id, data_type: Integer }] }]\n\
+         sink: { driver: stdout }\n",
+    );
+    let ended = run(&pipeline, &[]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let expected: String = (1..=20)
+        .map(|n| format!("{{\"record_id\":{n}}}\n"))
+        .collect();
+    assert_eq!(ended.stdout, expected);
+}
+
+/// The README's first command, and what it says to do next.
+#[test]
+fn the_flights_example_publishes_delays() {
+    let folder = Folder::new();
+    let mut run = example("flights", &folder);
+    let url = run.wait_for_line("stream ");
+    let subscriber = wirefall(["subscribe", &url, "--limit", "20"]).wait();
+    assert_eq!(subscriber.code, Some(0), "{}", subscriber.stderr);
+    let notices: Vec<serde_json::Value> = subscriber
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(notices.len(), 20);
+    assert!(
+        notices
+            .iter()
+            .all(|notice| notice["delay"].as_i64() > Some(15))
+    );
+    run.signal(Signal::Interrupt);
+    let ended = run.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("unconfirmed 0"), "{}", ended.stderr);
+}
+
+/// The other direction, with a receiver that breaks the connection again and again.
+#[test]
+fn i1_the_push_example_loses_nothing() {
+    let folder = Folder::new();
+    let out = folder.path("out.ndjson");
+    let out = out.to_str().expect("a path in UTF-8");
+    let faults = ["--break-every", "100", "--break-times", "3"];
+    let words = [&["receive", "127.0.0.1:0", "--out", out], &faults[..]].concat();
+    let mut receiver = wirefall(words);
+    let address = receiver
+        .wait_for_line("receiving on ")
+        .split(',')
+        .next()
+        .map(str::to_owned);
+    let pipeline = example_file("push", &folder);
+    let mut command = wirefall_tests::process::command(["run".as_ref(), pipeline.as_os_str()]);
+    let mut run = Process::start(command.env("PUSH_URL", address.expect("an address")));
+    run.close_stdin();
+    let ended = run.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("read 4000 · delivered 786"),
+        "{}",
+        ended.stderr
+    );
+    let mut lines: Vec<String> = folder
+        .read("out.ndjson")
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    lines.sort_unstable();
+    lines.dedup();
+    let expected = late_flights();
+    assert_eq!(
+        lines.len(),
+        expected,
+        "each notice is there; those sent again are the same"
+    );
+}
+
+/// How many different notices the example's input gives, counted without Wirefall.
+fn late_flights() -> usize {
+    let text =
+        std::fs::read_to_string(root().join("examples/flights/flights.ndjson")).expect("a file");
+    let notice = |line: &str| {
+        let flight: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let delay = flight["dep_delay"].as_i64().filter(|delay| *delay > 15)?;
+        Some(format!(
+            "{} {} {} {} {delay}",
+            flight["carrier"], flight["flight"], flight["origin"], flight["dest"]
+        ))
+    };
+    let notices: std::collections::BTreeSet<String> = text.lines().filter_map(notice).collect();
+    notices.len()
+}
+
+/// The pipeline of an example, its paths made absolute, on a free port and as fast as it goes.
+fn example_file(name: &str, folder: &Folder) -> PathBuf {
+    let examples = root().join("examples");
+    let text = std::fs::read_to_string(examples.join(name).join("pipeline.yaml")).expect("a file");
+    let absolute = |path: &str| root().join(path).display().to_string();
+    let text = text
+        .replace("../../plugins", &absolute("plugins"))
+        .replace(
+            "../flights/flights.ndjson",
+            &absolute("examples/flights/flights.ndjson"),
+        )
+        .replace(
+            "path: flights.ndjson",
+            &format!("path: {}", absolute("examples/flights/flights.ndjson")),
+        )
+        .replace("127.0.0.1:9400", "127.0.0.1:0")
+        .replace("rate: 400 ", "rate: 4000 ");
+    folder.write("pipeline.yaml", text)
+}
+
+fn example(name: &str, folder: &Folder) -> Process {
+    wirefall(["run".as_ref(), example_file(name, folder).as_os_str()])
+}
