@@ -2,6 +2,7 @@
 //! account (I2), order with many workers (I3), going on after a stop (I1), and the examples as they are.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use wirefall_tests::process::Ended;
 use wirefall_tests::records::{all_there, numbered};
@@ -17,7 +18,7 @@ const WHEN: &str = "\\\"n\\\":7777,";
 /// Writes a pipeline from `input.ndjson` through a hostile plugin to standard output.
 fn hostile(folder: &Folder, does: &str, processor: &str, more: &str) -> PathBuf {
     write_numbered(&folder.path("input.ndjson"), RECORDS);
-    let plugin = root().join("plugins/hostile");
+    let plugin = plugin("hostile");
     folder.write(
         "pipeline.yaml",
         format!(
@@ -29,6 +30,20 @@ fn hostile(folder: &Folder, does: &str, processor: &str, more: &str) -> PathBuf 
             plugin.display()
         ),
     )
+}
+
+/// The folder of a bundled plugin, built once before the clock of any test runs.
+fn plugin(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    let folder = |name| root().join("plugins").join(name);
+    BUILT.get_or_init(|| {
+        for name in ["hostile", "flight-delays"] {
+            let mut build =
+                wirefall_tests::process::command(["build".as_ref(), folder(name).as_os_str()]);
+            assert!(build.status().expect("it runs").success(), "{name} builds");
+        }
+    });
+    folder(name)
 }
 
 const FAILOVER: &str = "failover: { driver: file, config: { path: failed.ndjson } }\n";
@@ -133,7 +148,7 @@ fn i5_memory_without_end_costs_one_record() {
 
 #[test]
 fn i5_recursion_without_end_costs_one_record() {
-    costs_one_record("stack", "", "stack");
+    costs_one_record("stack", "", "trap");
 }
 
 #[test]
@@ -151,7 +166,11 @@ fn i5_answers_that_do_not_add_up_cost_one_record() {
 
 #[test]
 fn i5_output_without_end_costs_one_record() {
-    costs_one_record("huge_output", "    limits: { output: 1MiB }\n", "output");
+    costs_one_record(
+        "huge_output",
+        "    limits: { output: 1MiB, memory: 256MiB }\n",
+        "output",
+    );
 }
 
 #[test]
@@ -399,7 +418,10 @@ fn example_file(name: &str, folder: &Folder) -> PathBuf {
     let text = std::fs::read_to_string(examples.join(name).join("pipeline.yaml")).expect("a file");
     let absolute = |path: &str| root().join(path).display().to_string();
     let text = text
-        .replace("../../plugins", &absolute("plugins"))
+        .replace(
+            "../../plugins/flight-delays",
+            &plugin("flight-delays").display().to_string(),
+        )
         .replace(
             "../flights/flights.ndjson",
             &absolute("examples/flights/flights.ndjson"),

@@ -229,6 +229,17 @@ fn fault(
     }
     let reason = match error.downcast_ref::<Trap>() {
         Some(trap) => format!("the plugin trapped: {trap}"),
+        // wasmtime keeps the type of this error to itself; a test holds its words.
+        None if error
+            .root_cause()
+            .to_string()
+            .contains("fuel allocated for hostcalls") =>
+        {
+            format!(
+                "the plugin returned more than {} (limits.output)",
+                crate::units::ByteSize(limits.output_bytes)
+            )
+        }
         None => format!("the call of the plugin failed: {}", error.root_cause()),
     };
     Fault {

@@ -119,12 +119,16 @@ struct Stdin {
 impl Reader for Stdin {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Batch>, SourceError>> {
         Box::pin(async {
-            match self.received.recv().await {
-                None => Ok(None),
-                Some(Err(error)) => Err(error),
-                Some(Ok((batch, oddities))) => {
-                    self.oddities = oddities;
-                    Ok((!batch.records.is_empty()).then_some(batch))
+            loop {
+                match self.received.recv().await {
+                    None => return Ok(None),
+                    Some(Err(error)) => return Err(error),
+                    Some(Ok((batch, oddities))) => {
+                        self.oddities = oddities;
+                        if !batch.records.is_empty() {
+                            return Ok(Some(batch));
+                        }
+                    }
                 }
             }
         })
@@ -232,7 +236,7 @@ fn read_lines(input: &Input, config: &Config, limits: BatchLimits, batches: &mps
     }
 }
 
-/// A batch that only carries the last oddities; `next` takes it for the end.
+/// A batch that only carries the last oddities; `next` passes over it.
 fn empty(start: u64) -> Batch {
     Batch {
         number: 0,
