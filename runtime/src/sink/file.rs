@@ -17,7 +17,7 @@ use super::framing::Framing;
 use super::stdout::lines;
 use super::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
-use crate::journal::{Followed, Follower, Position};
+use crate::journal::{Cursor, Followed, Follower, Position};
 use crate::units::ByteSize;
 
 /// The table entry.
@@ -84,9 +84,11 @@ impl SinkPlan for Plan {
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
         Box::pin(async move {
             let out = Out::open(self).await.map_err(|error| self.failed(error))?;
+            let cursor = context.journal.pin(Position::default());
             Ok(Box::new(FileSink {
                 plan: self.clone(),
                 context,
+                cursor,
                 out,
             }) as Box<dyn Sink>)
         })
@@ -105,6 +107,7 @@ impl Plan {
 struct FileSink {
     plan: Plan,
     context: SinkContext,
+    cursor: Cursor,
     out: Out,
 }
 
@@ -117,7 +120,7 @@ impl Sink for FileSink {
                 stop,
                 ..
             } = self.context;
-            let mut cursor = journal.pin(Position::default());
+            let mut cursor = self.cursor;
             let mut follower = Follower::new(Arc::clone(&journal), Position::default());
             let failed = |error| self.plan.failed(error);
             loop {

@@ -48,7 +48,8 @@ pub trait SinkPlan: Send + Sync + fmt::Debug {
     /// How outputs become frames.
     fn framing(&self) -> framing::Framing;
 
-    /// Binds, opens or prepares; dialling waits for `run`.
+    /// Binds, opens or prepares; dialling waits for `run`. A sink that confirms pins the journal here,
+    /// before the first append: without a pin nothing is kept for it.
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>>;
 
     /// Reaches for the peer and tells layer by layer what happened (`check --connect`).

@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use super::framing::{Batching, Carrier, Framing};
 use super::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
-use crate::journal::{Followed, Follower, Position};
+use crate::journal::{Cursor, Followed, Follower, Position};
 
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
@@ -66,12 +66,16 @@ impl SinkPlan for Config {
     }
 
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
-        Box::pin(async { Ok(Box::new(Stdout { context }) as Box<dyn Sink>) })
+        Box::pin(async {
+            let cursor = context.journal.pin(Position::default());
+            Ok(Box::new(Stdout { context, cursor }) as Box<dyn Sink>)
+        })
     }
 }
 
 struct Stdout {
     context: SinkContext,
+    cursor: Cursor,
 }
 
 impl Sink for Stdout {
@@ -83,7 +87,7 @@ impl Sink for Stdout {
                 stop,
                 ..
             } = self.context;
-            let mut cursor = journal.pin(Position::default());
+            let mut cursor = self.cursor;
             let mut follower = Follower::new(Arc::clone(&journal), Position::default());
             let mut stdout = tokio::io::stdout();
             let failed = |error: io::Error| SinkError::Io {
