@@ -246,7 +246,7 @@ impl From<OnErrorName> for OnError {
 pub(super) struct WasmLimits {
     /// Most linear memory.
     pub(super) memory: ByteSize,
-    /// Longest call, wall time.
+    /// Longest call: CPU time of the worker, and ten times that by the clock.
     pub(super) time: Span,
     /// Most log lines a call that reach the log.
     pub(super) log_lines: u32,

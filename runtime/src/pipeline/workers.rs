@@ -4,8 +4,7 @@
 //! Never touches the journal. The loop starts the pool, tells it to look at the queue, and receives.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -61,9 +60,44 @@ pub(super) struct Pool {
     jobs: async_channel::Receiver<Job>,
     /// Weak, so that the results end with the last worker.
     worked: async_channel::WeakSender<Done>,
-    /// Workers with an index at or above it end after their batch.
-    wanted: Arc<AtomicUsize>,
+    crew: Arc<Mutex<Crew>>,
     idle_looks: u32,
+}
+
+/// How many workers there are. An idle worker that is to end does so after its next batch, so it is
+/// counted until then, and taken back before a new one is started: never more than `max` run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Crew {
+    /// Threads that run.
+    live: usize,
+    /// Those among them that end after their batch.
+    leaving: usize,
+}
+
+impl Crew {
+    /// Whether one more is wanted than run: takes one back that was leaving, where there is one.
+    fn grow(&mut self, max: usize) -> bool {
+        if self.leaving > 0 {
+            self.leaving -= 1;
+            return false;
+        }
+        self.live < max
+    }
+
+    /// Lets one go, down to `min`.
+    fn shrink(&mut self, min: usize) -> bool {
+        let one_less = self.live - self.leaving > min;
+        self.leaving += usize::from(one_less);
+        one_less
+    }
+
+    /// Whether the worker that asks is one that leaves; it is gone then.
+    fn leave(&mut self) -> bool {
+        let leaves = self.leaving > 0;
+        self.leaving -= usize::from(leaves);
+        self.live -= usize::from(leaves);
+        leaves
+    }
 }
 
 impl Pool {
@@ -82,7 +116,7 @@ impl Pool {
             scaling,
             jobs,
             worked: worked.downgrade(),
-            wanted: Arc::new(AtomicUsize::new(0)),
+            crew: Arc::default(),
             idle_looks: 0,
         };
         for _ in 0..scaling.min {
@@ -96,41 +130,47 @@ impl Pool {
             return Ok(()); // the input is at its end
         };
         let chain = self.chain.start()?;
-        let index = self.wanted.fetch_add(1, Ordering::Relaxed);
         let worker = Worker {
             chain,
             framing: Arc::clone(&self.framing),
             jobs: self.jobs.clone(),
             worked,
-            index,
-            wanted: Arc::clone(&self.wanted),
+            crew: Arc::clone(&self.crew),
         };
         std::thread::Builder::new()
-            .name(format!("worker-{index}"))
+            .name("worker".to_owned())
             .spawn(move || worker.work())
             .map_err(|error| PluginError::environment("worker thread", error.to_string()))?;
+        lock(&self.crew).live += 1;
         Ok(())
     }
 
     /// Looks at the queue: one worker more when it is full, one less when it stays empty.
     pub(super) fn scale(&mut self) -> Result<(), PluginError> {
-        let workers = self.wanted.load(Ordering::Relaxed);
         let lag = self.jobs.len() as f64 / QUEUE_BATCHES as f64;
         self.idle_looks = if lag < self.scaling.down_below {
             self.idle_looks + 1
         } else {
             0
         };
-        if lag > self.scaling.up_above && workers < self.scaling.max {
-            self.add()?;
-            tracing::debug!(workers = workers + 1, lag, "one worker more");
-        } else if self.idle_looks >= IDLE_LOOKS && workers > self.scaling.min {
+        if lag > self.scaling.up_above {
+            let one_more = lock(&self.crew).grow(self.scaling.max);
+            if one_more {
+                self.add()?;
+                tracing::debug!(workers = lock(&self.crew).live, lag, "one worker more");
+            }
+        } else if self.idle_looks >= IDLE_LOOKS {
             self.idle_looks = 0;
-            self.wanted.store(workers - 1, Ordering::Relaxed);
-            tracing::debug!(workers = workers - 1, lag, "one worker less");
+            if lock(&self.crew).shrink(self.scaling.min) {
+                tracing::debug!(lag, "one worker less");
+            }
         }
         Ok(())
     }
+}
+
+fn lock(crew: &Mutex<Crew>) -> MutexGuard<'_, Crew> {
+    crew.lock().expect("no code panics while it holds the crew")
 }
 
 struct Worker {
@@ -138,8 +178,7 @@ struct Worker {
     framing: Arc<Framing>,
     jobs: async_channel::Receiver<Job>,
     worked: async_channel::Sender<Done>,
-    index: usize,
-    wanted: Arc<AtomicUsize>,
+    crew: Arc<Mutex<Crew>>,
 }
 
 impl Worker {
@@ -149,7 +188,7 @@ impl Worker {
             if self.worked.send_blocking(done).is_err() {
                 return;
             }
-            if self.index >= self.wanted.load(Ordering::Relaxed) {
+            if lock(&self.crew).leave() {
                 return; // one worker less loses nothing: its batch was sent on
             }
         }
@@ -214,5 +253,34 @@ impl Reorder {
         let done = self.early.remove(&self.next)?;
         self.next += 1;
         Some(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However the queue swings, and whether or not those that leave have gone yet.
+    #[test]
+    fn i4_no_more_workers_than_max_and_no_fewer_than_min() {
+        for seed in 0..200 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (min, max) = (1, 4);
+            let mut crew = Crew {
+                live: min,
+                leaving: 0,
+            };
+            for _ in 0..200 {
+                match random.u32(..3) {
+                    0 => crew.live += usize::from(crew.grow(max)),
+                    1 => assert!(crew.shrink(min) || crew.live - crew.leaving == min),
+                    _ => assert!(crew.leave() || crew.leaving == 0),
+                }
+                assert!(
+                    crew.live <= max && crew.live - crew.leaving >= min,
+                    "{seed}: {crew:?}"
+                );
+            }
+        }
     }
 }

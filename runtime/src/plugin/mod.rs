@@ -35,7 +35,7 @@ mod wasi;
 pub struct Limits {
     /// Most linear memory, in bytes.
     pub memory_bytes: u64,
-    /// Longest guest call, wall time.
+    /// Longest guest call: CPU time of its thread, and at most ten times that by the clock.
     pub time: Duration,
     /// Most log lines a call that reach the host's log.
     pub log_lines: u32,
