@@ -11,19 +11,24 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::account::Account;
-use super::build::OpenFailover;
-use super::run::RunError;
+use super::error::RunError;
 use super::tolerance::Window;
 use super::workers::{Done, Failed, FailedAt};
 use crate::ack::Ledger;
 use crate::checkpoint::{Checkpoint, Delta};
-use crate::failover;
+use crate::failover::{self, Failover};
 use crate::journal::{Chunk, Journal, Position, Read};
 use crate::plugin::{ChainPlan, OnError};
 use crate::record::Batch;
 use crate::sink::framing::{Framer, Framing};
 use crate::sink::{Delivery, Poisoned};
 use crate::source::Committer;
+
+/// An open failover, and whether it keeps what it is given.
+pub(super) struct OpenFailover {
+    pub(super) failover: Box<dyn Failover>,
+    pub(super) drops: bool,
+}
 
 pub(super) struct Books {
     delivery: Delivery,

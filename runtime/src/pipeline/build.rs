@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::run::RunError;
+use super::books::OpenFailover;
+use super::error::RunError;
 use super::workers::{Done, Job, Pool, QUEUE_BATCHES};
 use crate::config::plan::{Plan, ServicePlan};
-use crate::failover::Failover;
 use crate::journal::memory::{Memory, Retention};
 use crate::journal::{Journal, Position};
 use crate::metrics::Metrics;
@@ -39,12 +39,6 @@ pub struct Pipeline {
     pub(super) poisoned: mpsc::Receiver<Poisoned>,
     pub(super) failover: Option<OpenFailover>,
     pub(super) stop: Stop,
-}
-
-/// An open failover, and whether it keeps what it is given.
-pub(super) struct OpenFailover {
-    pub(super) failover: Box<dyn Failover>,
-    pub(super) drops: bool,
 }
 
 /// Opens a plan. `fresh` forgets the positions that an earlier run left.

@@ -7,10 +7,12 @@
 mod account;
 mod books;
 mod build;
+mod error;
 mod run;
 mod tolerance;
 mod workers;
 
 pub use account::Account;
 pub use build::{Pipeline, build};
-pub use run::{Ended, RunError};
+pub use error::RunError;
+pub use run::Ended;

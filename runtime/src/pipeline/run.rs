@@ -17,12 +17,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::account::Account;
 use super::books::Books;
 use super::build::Pipeline;
+use super::error::RunError;
 use super::workers::{Done, Job, Pool, QUEUE_BATCHES, Reorder};
-use crate::checkpoint::CheckpointError;
 use crate::driver::BoxFuture;
-use crate::failover::FailoverError;
 use crate::journal::{Journal, JournalError, Position};
-use crate::plugin::PluginError;
 use crate::sink::{Delivered, Poisoned, SinkError, Stop};
 use crate::source::{Oddities, Reader, SourceError};
 
@@ -34,53 +32,6 @@ const SCALE_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a sink may take to leave after it was told to abort.
 const ABORT_GRACE: Duration = Duration::from_secs(5);
-
-/// Why a run failed.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The source cannot go on.
-    #[error("source: {0}")]
-    Source(#[from] SourceError),
-    /// A plugin cannot be used, or not be started again.
-    #[error(transparent)]
-    Plugin(#[from] PluginError),
-    /// A record failed where the configuration says that this ends the run.
-    #[error("{record}: {reason}\n  {help}")]
-    Rejected {
-        /// Plugin and place of the record.
-        record: String,
-        /// Why it failed.
-        reason: String,
-        /// What to do.
-        help: &'static str,
-    },
-    /// More failures than tolerated.
-    #[error(
-        "failed: more than {failures_max} of the last {window} records failed in {plugin} (`tolerance`); the last reason: {reason}"
-    )]
-    Intolerable {
-        /// Which plugin.
-        plugin: String,
-        /// See `Tolerance`.
-        failures_max: u32,
-        /// See `Tolerance`.
-        window: u32,
-        /// Why the last one failed.
-        reason: String,
-    },
-    /// The failover cannot keep a record.
-    #[error("{0}\n  the record is not acknowledged; it is read again by the next run")]
-    Failover(#[from] FailoverError),
-    /// The sink cannot go on.
-    #[error("sink: {0}")]
-    Sink(#[from] SinkError),
-    /// The journal refused.
-    #[error("journal: {0}")]
-    Journal(#[from] JournalError),
-    /// The accounting is wrong: a defect of ours.
-    #[error("checkpoint: {0} (this is a defect of wirefall)")]
-    Checkpoint(#[from] CheckpointError),
-}
 
 /// How a run ended.
 #[derive(Debug)]
