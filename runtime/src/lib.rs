@@ -25,6 +25,7 @@ pub mod cli;
 pub mod config;
 pub mod driver;
 pub mod failover;
+pub mod files;
 pub mod journal;
 pub mod metrics;
 pub mod pipeline;

@@ -10,15 +10,22 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("metrics", &[]),
+    ("files", &[]),
     ("record", &[]),
     ("driver", &[]),
     ("checkpoint", &["record"]),
     ("journal", &["checkpoint", "driver"]),
     ("ack", &["checkpoint", "journal", "record"]),
-    ("source", &["checkpoint", "driver", "record", "units"]),
-    ("failover", &["driver"]),
+    (
+        "source",
+        &["checkpoint", "driver", "files", "record", "units"],
+    ),
+    ("failover", &["driver", "files"]),
     ("plugin", &["record", "units"]),
-    ("sink", &["driver", "journal", "metrics", "record", "units"]),
+    (
+        "sink",
+        &["driver", "files", "journal", "metrics", "record", "units"],
+    ),
     (
         "config",
         &["driver", "failover", "plugin", "sink", "source", "units"],

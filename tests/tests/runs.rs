@@ -275,6 +275,69 @@ fn i1_a_signal_sends_what_was_read_from_standard_input() {
     assert_eq!(all_there(&numbers(&folder.read("out.ndjson")), read), 0);
 }
 
+/// Nobody is there to take the records, and a pipe cannot be read again: they go to the failover.
+#[test]
+fn i1_what_is_unconfirmed_of_standard_input_goes_to_the_failover() {
+    let folder = Folder::new();
+    let address = wirefall_tests::peers::free_address();
+    let pipeline = folder.write(
+        "pipeline.yaml",
+        format!(
+            "service: {{ pipeline_id: test, shutdown_timeout: 500ms }}\nsource: {{ driver: stdin }}\n\
+             sink: {{ driver: websocket, config: {{ url: \"ws://{address}\", proxy: none }} }}\n{FAILOVER}"
+        ),
+    );
+    let mut run = wirefall(["run".as_ref(), pipeline.as_os_str(), "--json".as_ref()]);
+    let lines: String = (0..5_000).map(|n| numbered(n) + "\n").collect();
+    assert!(run.write(lines.as_bytes()));
+    run.close_stdin();
+    run.wait_for_line("connect");
+    run.signal(Signal::Terminate);
+    let ended = run.wait();
+    let account = account(&ended);
+    assert_eq!(account["failed_over"], account["read"], "{}", ended.stderr);
+    let failed = folder.read("failed.ndjson");
+    let record = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+        assert_eq!(line["stage"], "drain");
+        line["record"].as_str().expect("text").to_owned() + "\n"
+    };
+    let kept: String = failed.lines().map(record).collect();
+    let read = account["read"].as_u64().expect("a number");
+    assert_eq!(all_there(&numbers(&kept), read), 0);
+}
+
+/// A run that fails comes to its end, however much more standard input has.
+#[test]
+fn a_failed_run_ends_although_the_pipe_goes_on() {
+    let folder = Folder::new();
+    let pipeline = hostile(&folder, "reject", "", "");
+    let text = folder.read("pipeline.yaml").replace(WHEN, "");
+    let file = "{ driver: file, config: { path: input.ndjson, resume: false } }";
+    assert!(text.contains(file));
+    folder.write("pipeline.yaml", text.replace(file, "{ driver: stdin }"));
+    let mut run = wirefall(["run".as_ref(), pipeline.as_os_str(), "--json".as_ref()]);
+    while run.is_running() {
+        run.write(folder.read("input.ndjson").as_bytes());
+    }
+    let ended = run.wait();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    account(&ended);
+}
+
+#[test]
+fn a_repeated_file_without_records_ends_the_run() {
+    let folder = Folder::new();
+    folder.write("input.ndjson", "\n\n");
+    let pipeline = folder.write(
+        "pipeline.yaml",
+        "service: { pipeline_id: test }\n\
+         source: { driver: file, config: { path: input.ndjson, repeat: true } }\n\
+         sink: { driver: stdout }\n",
+    );
+    assert_eq!(run(&pipeline, &[]).code, Some(0));
+}
+
 #[test]
 fn odd_lines_are_counted_or_told() {
     let folder = Folder::new();

@@ -15,6 +15,7 @@ use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
 use super::{Failed, Failover, FailoverError, FailoverPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
+use crate::files;
 
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn FailoverPlan>> = Driver {
@@ -65,6 +66,11 @@ impl FailoverPlan for Plan {
                     .append(true)
                     .open(&self.path)
                     .await?;
+                files::sync_folder(&self.path)?;
+                if files::ends_in_mid_line(&self.path)? {
+                    file.write_all(b"\n").await?; // what a crash cut off stays a line of its own
+                    file.flush().await?;
+                }
                 let whole = file.seek(SeekFrom::End(0)).await?;
                 Ok(FailoverFile {
                     path: self.path.clone(),

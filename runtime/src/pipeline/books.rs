@@ -17,7 +17,7 @@ use super::workers::{Done, Failed, FailedAt};
 use crate::ack::Ledger;
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::failover::{self, Failover};
-use crate::journal::{Chunk, Journal, Position, Read};
+use crate::journal::{Chunk, Cursor, Journal, Position, Read};
 use crate::plugin::{ChainPlan, OnError};
 use crate::record::Batch;
 use crate::sink::framing::{Framer, Framing};
@@ -42,11 +42,14 @@ pub(super) struct Books {
     /// The chunk that waits for room in the journal.
     appending: Option<Chunk>,
     /// Batches that ended the run: a record failed where the configuration says stop.
-    refused: Vec<Done>,
+    refused: Vec<Batch>,
     checkpoint: Checkpoint,
     committer: Box<dyn Committer>,
     uncommitted: bool,
     account: Account,
+    /// Keeps the unconfirmed in the journal when the sink is gone, for a source that cannot be
+    /// replayed.
+    kept: Option<Cursor>,
     /// Inputs whose outcome is in the account or the ledger.
     accepted: u64,
     /// What is unconfirmed was given to the failover.
@@ -61,6 +64,7 @@ impl Books {
         failover: Option<OpenFailover>,
         chain: Arc<ChainPlan>,
         framing: Framing,
+        kept: Option<Cursor>,
     ) -> Self {
         Self {
             delivery,
@@ -76,6 +80,7 @@ impl Books {
             committer,
             uncommitted: false,
             account: Account::default(),
+            kept,
             accepted: 0,
             kept_the_rest: false,
         }
@@ -84,10 +89,13 @@ impl Books {
     /// Takes the next batch in order: settles its failures and frames its outputs.
     pub(super) async fn accept(&mut self, done: Done, now: Duration) -> Result<(), RunError> {
         if let Err(error) = self.verdict(&done) {
-            self.refused.push(done);
+            self.refused.push(done.batch); // and not its permit: the reader must come to its end
             return Err(error);
         }
-        self.fail_over(&done).await?;
+        if let Err(error) = self.fail_over(&done).await {
+            self.refused.push(done.batch);
+            return Err(error);
+        }
         let Done {
             batch,
             outputs,
@@ -178,9 +186,10 @@ impl Books {
     async fn fail_over(&mut self, done: &Done) -> Result<(), RunError> {
         let when = SystemTime::now();
         let mut records = Vec::new();
+        let mut dropped = 0;
         for failed in &done.failures {
             if self.policy(failed.at) == OnError::Drop {
-                self.account.dropped += 1;
+                dropped += 1;
                 continue;
             }
             let (stage, plugin) = match failed.at {
@@ -200,18 +209,14 @@ impl Books {
                 record: done.batch.records.payloads.get(failed.input as usize),
             });
         }
-        if records.is_empty() {
-            return Ok(());
+        let failed = records.len() as u64;
+        if failed > 0 {
+            let open = self.failover.as_mut();
+            let open = open.expect("check allows `failover` only where there is one");
+            open.failover.write(&records).await?;
         }
-        let open = self
-            .failover
-            .as_mut()
-            .expect("check allows `failover` only where there is one");
-        open.failover.write(&records).await?;
-        match open.drops {
-            true => self.account.dropped += records.len() as u64,
-            false => self.account.failed_over += records.len() as u64,
-        }
+        self.account.dropped += dropped;
+        self.count_failed_over(failed);
         Ok(())
     }
 
@@ -275,8 +280,11 @@ impl Books {
     /// Everything below `confirmed` is: acknowledges the batches that this completes.
     pub(super) fn confirm(&mut self, confirmed: Position) -> Result<(), RunError> {
         let settled = self.ledger.confirm(confirmed);
+        if let Some(kept) = &mut self.kept {
+            kept.advance(self.ledger.confirmed());
+        }
         self.account.settle(self.delivery, settled.delivered);
-        self.count_poisoned(settled.poisoned);
+        self.count_failed_over(settled.poisoned);
         for delta in &settled.deltas {
             self.checkpoint.settle(delta)?; // I1: the only place where a position moves
             self.uncommitted = true;
@@ -284,7 +292,7 @@ impl Books {
         Ok(())
     }
 
-    fn count_poisoned(&mut self, inputs: u64) {
+    fn count_failed_over(&mut self, inputs: u64) {
         match self.failover.as_ref().is_some_and(|open| open.drops) {
             true => self.account.dropped += inputs,
             false => self.account.failed_over += inputs,
@@ -311,9 +319,15 @@ impl Books {
         let mut chunks = Vec::new();
         if self.delivery == Delivery::Confirmed {
             let mut at = self.ledger.confirmed();
-            while let Read::Chunk(chunk) = journal.read(at) {
-                chunks.push((at, chunk.clone()));
-                at = chunk.end();
+            loop {
+                match journal.read(at) {
+                    Read::Wait => break,
+                    Read::Lost { .. } => unreachable!("`kept` pins what is unconfirmed"),
+                    Read::Chunk(chunk) => {
+                        chunks.push((at, chunk.clone()));
+                        at = chunk.end();
+                    }
+                }
             }
         }
         let mut head = journal.marks().borrow().head;
@@ -356,7 +370,7 @@ impl Books {
                 }
             })
             .collect();
-        for Done { batch, .. } in &self.refused {
+        for batch in &self.refused {
             failed.extend(
                 batch
                     .records
@@ -394,10 +408,10 @@ impl Books {
     pub(super) fn close(mut self, read: u64) -> Account {
         let open = self.ledger.open();
         self.account.settle(self.delivery, open.delivered);
-        self.count_poisoned(open.poisoned);
+        self.count_failed_over(open.poisoned);
         let left = open.unconfirmed + (read - self.accepted);
         match self.kept_the_rest {
-            true => self.count_poisoned(left),
+            true => self.count_failed_over(left),
             false => self.account.unconfirmed = left,
         }
         self.account.read = read;

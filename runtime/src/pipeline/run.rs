@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::account::Account;
 use super::books::Books;
@@ -21,7 +21,7 @@ use super::error::RunError;
 use super::workers::{Done, Job, Pool, QUEUE_BATCHES, Reorder};
 use crate::driver::BoxFuture;
 use crate::journal::{Journal, JournalError, Position};
-use crate::sink::{Delivered, Poisoned, SinkError, Stop};
+use crate::sink::{Delivered, Delivery, Poisoned, SinkError, Stop};
 use crate::source::{Oddities, Reader, SourceError};
 
 /// How often settled positions are committed while a run goes on.
@@ -64,6 +64,8 @@ impl Pipeline {
             stop.clone(),
             Arc::clone(&read),
         ));
+        let keep = !self.replayable && self.delivery == Delivery::Confirmed;
+        let kept = keep.then(|| self.journal.pin(Position::default()));
         let books = Books::new(
             self.delivery,
             source.start,
@@ -71,6 +73,7 @@ impl Pipeline {
             self.failover,
             self.chain,
             self.framing,
+            kept,
         );
         let run = Run {
             books,
@@ -163,11 +166,15 @@ impl Run<'_> {
         self.note(|books| books.confirm(confirmed));
         self.stop.drain.cancel();
         if replayable {
-            self.reading.iter().for_each(JoinHandle::abort); // whatever it holds is read again by the next run
-        } else if let Err(error) = self.keep_the_rest().await {
-            self.fail(error);
+            self.reading.iter().for_each(JoinHandle::abort); // what it holds is read again
+        } else {
+            match timeout(self.drain_timeout, self.keep_the_rest()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self.fail(error),
+                Err(_) => tracing::warn!("the workers do not come to an end; leaving"),
+            }
         }
-        self.reading_ended().await;
+        let _ = timeout(ABORT_GRACE, self.reading_ended()).await;
         if let Err(error) = self.books.commit().await {
             self.fail(error);
         }
@@ -245,7 +252,12 @@ impl Run<'_> {
                     append = None;
                     match appended {
                         Ok(head) => self.note(|books| books.appended(head)),
-                        Err(error) => self.fail(error.into()),
+                        Err(error) => {
+                            // Positions are given out already: nothing may take those of the chunk.
+                            self.fail(error.into());
+                            journal.close();
+                            self.input = Input::Closed;
+                        }
                     }
                 }
                 worked = self.results.recv(), if append.is_none() && self.input == Input::Open => {
@@ -253,6 +265,7 @@ impl Run<'_> {
                         Ok(done) => self.reorder.insert(done),
                         Err(_) => {
                             self.input = Input::Ended;
+                            self.pool.close();
                             self.reading_ended().await;
                         }
                     }

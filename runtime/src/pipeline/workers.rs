@@ -4,6 +4,7 @@
 //! Never touches the journal. The loop starts the pool, tells it to look at the queue, and receives.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -145,6 +146,11 @@ impl Pool {
         Ok(())
     }
 
+    /// Takes no more jobs: whoever sends one is told.
+    pub(super) fn close(&self) {
+        self.jobs.close();
+    }
+
     /// Looks at the queue: one worker more when it is full, one less when it stays empty.
     pub(super) fn scale(&mut self) -> Result<(), PluginError> {
         let lag = self.jobs.len() as f64 / QUEUE_BATCHES as f64;
@@ -196,7 +202,11 @@ impl Worker {
 
     fn transform(&mut self, job: Job) -> Done {
         let Job { batch, permit } = job;
-        let transformed = self.chain.transform(&batch);
+        let chain = &mut self.chain;
+        let worked = catch_unwind(AssertUnwindSafe(|| chain.transform(&batch)));
+        let Ok(transformed) = worked else {
+            return broken(batch, permit);
+        };
         let mut outputs = transformed.outputs;
         let mut failures: Vec<Failed> = transformed
             .failures
@@ -233,6 +243,23 @@ impl Worker {
             passed: transformed.passed,
             _permit: permit,
         }
+    }
+}
+
+/// A batch on which the host itself panicked: all its records fail, so that none waits for ever.
+fn broken(batch: Batch, permit: OwnedSemaphorePermit) -> Done {
+    let reason = "the worker panicked (this is a defect of wirefall)";
+    let failed = |input| Failed {
+        input,
+        at: FailedAt::Framing,
+        reason: reason.to_owned(),
+    };
+    Done {
+        failures: (0..batch.records.len() as u32).map(failed).collect(),
+        outputs: Outputs::default(),
+        passed: 0,
+        batch,
+        _permit: permit,
     }
 }
 

@@ -17,6 +17,7 @@ use super::framing::Framing;
 use super::stdout::lines;
 use super::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
+use crate::files;
 use crate::journal::{Cursor, Followed, Follower, Position};
 use crate::units::ByteSize;
 
@@ -174,14 +175,24 @@ impl Out {
             .open(&plan.path)
             .await?;
         let bytes = file.metadata().await?.len();
-        Ok(Self {
+        files::sync_folder(&plan.path)?;
+        let torn = files::ends_in_mid_line(&plan.path)?;
+        let mut out = Self {
             path: plan.path.clone(),
             rotate: plan.rotate,
             file: tokio::io::BufWriter::with_capacity(256 << 10, file),
             bytes,
             unsynced: 0,
             rotations: 0,
-        })
+        };
+        if torn {
+            out.write(
+                b"
+",
+            )
+            .await?; // what a crash cut off must not take the next record with it
+        }
+        Ok(out)
     }
 
     async fn write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -222,7 +233,7 @@ impl Out {
             .await?;
         self.file = tokio::io::BufWriter::with_capacity(256 << 10, file);
         self.bytes = 0;
-        Ok(())
+        files::sync_folder(&self.path)
     }
 }
 

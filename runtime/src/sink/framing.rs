@@ -77,16 +77,24 @@ impl Framing {
     /// What of `outputs` cannot be framed. Usually nothing, and then each column is looked at once.
     pub fn check(&self, outputs: &Outputs) -> Vec<Unframeable> {
         let column = &outputs.payloads;
-        let utf8 = self.carrier == Carrier::Text && !is_utf8(column);
+        let utf8 = (self.carrier == Carrier::Text || self.envelope) && !is_utf8(column);
         let newline = self.forbids_newlines() && memchr::memchr(b'\n', &column.bytes).is_some();
-        let long = column.bytes.len() + ENVELOPE_BYTES > self.frame_bytes_max;
+        // In an envelope a text that is no JSON becomes a string, each byte at most six.
+        let growth = if self.envelope { 6 } else { 1 };
+        let most = growth * (column.bytes.len() + outputs.keys.bytes.len()) + ENVELOPE_BYTES;
+        let long = most > self.frame_bytes_max;
         let json = matches!(self.batch, Batching::JsonArray(_)) && !self.envelope;
         if !(utf8 || newline || long || json) {
             return Vec::new();
         }
         (0..column.len())
             .filter_map(|output| {
-                let reason = self.verdict(column.get(output))?;
+                let key = if outputs.keys.is_empty() {
+                    b""
+                } else {
+                    outputs.keys.get(output)
+                };
+                let reason = self.verdict(column.get(output), key)?;
                 Some(Unframeable { output, reason })
             })
             .collect()
@@ -98,9 +106,12 @@ impl Framing {
             && (self.carrier == Carrier::Line || matches!(self.batch, Batching::Ndjson(_)))
     }
 
-    fn verdict(&self, record: &[u8]) -> Option<String> {
-        let overhead = if self.envelope { ENVELOPE_BYTES } else { 2 };
-        if record.len() + overhead > self.frame_bytes_max {
+    fn verdict(&self, record: &[u8], key: &[u8]) -> Option<String> {
+        let bytes = match self.envelope {
+            true => in_envelope(record) + in_envelope(key) + ENVELOPE_BYTES,
+            false => record.len() + 2,
+        };
+        if bytes > self.frame_bytes_max {
             return Some(format!(
                 "the record of {} bytes does not fit a frame of {} bytes (`frame_max`)",
                 record.len(),
@@ -128,6 +139,15 @@ impl Framing {
         }
         None
     }
+}
+
+/// How long a text is inside an envelope: as it is where it is JSON, else as a JSON string.
+fn in_envelope(text: &[u8]) -> usize {
+    if serde_json::from_slice::<IgnoredAny>(text).is_ok() {
+        return text.len();
+    }
+    let text = String::from_utf8_lossy(text);
+    serde_json::to_string(&text).map_or(usize::MAX / 4, |string| string.len())
 }
 
 /// Whether every value of the column is UTF-8: one pass, then a look at each boundary.
@@ -495,6 +515,28 @@ mod tests {
         assert!(check(tiny, &[b'x'; 300]).unwrap().contains("`frame_max`"));
         let binary = framing(Carrier::Binary, Batching::Record);
         assert_eq!(check(binary, b"\xff"), None);
+    }
+
+    /// An envelope is JSON, so what it carries must be text, whatever carries the envelope.
+    #[test]
+    fn an_envelope_counts_what_it_adds_and_takes_text_only() {
+        let check = |record: &[u8], frame_bytes_max| {
+            let records = Records::of_payloads([record].into_iter().collect());
+            let plain = framing(Carrier::Binary, Batching::Record);
+            let wrapped = Framing {
+                envelope: true,
+                frame_bytes_max,
+                ..plain
+            };
+            wrapped.check(&Outputs::unchanged(&records)).len()
+        };
+        assert_eq!(check(b"\xff", 1 << 20), 1);
+        assert_eq!(
+            check(&[b'\n'; 300], 600),
+            1,
+            "each newline becomes two bytes"
+        );
+        assert_eq!(check(&[b'x'; 300], 600), 0);
     }
 
     #[test]

@@ -217,6 +217,7 @@ impl SourcePlan for Plan {
                 block: vec![0; BLOCK_BYTES],
                 block_at: 0..0,
                 ends: HashMap::new(),
+                gave_in_round: false,
                 oddities: Oddities::default(),
             };
             Ok(Source {
@@ -230,6 +231,14 @@ impl SourcePlan for Plan {
 
 fn unreadable(path: &Path, error: io::Error) -> SourceError {
     SourceError::io(format!("reading {}", path.display()), error)
+}
+
+fn shorter(partition: &Partition, length: u64, position: u64) -> SourceError {
+    let message = format!(
+        "the file has only {length} bytes, but was read to {position}: it was cut or replaced \
+         (`--fresh` reads it from its beginning)"
+    );
+    SourceError::input(partition, position, message)
 }
 
 /// A digest of the first line or the first bytes, whichever is shorter: a file that only grew keeps
@@ -249,15 +258,21 @@ fn identity(path: &Path) -> io::Result<String> {
         .collect())
 }
 
+fn extension(path: &Path) -> Option<&str> {
+    path.extension().and_then(|extension| extension.to_str())
+}
+
+fn is_packed(path: &Path) -> bool {
+    matches!(extension(path), Some("gz" | "zst"))
+}
+
 fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
     let file = File::open(path)?;
-    Ok(
-        match path.extension().and_then(|extension| extension.to_str()) {
-            Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(file)),
-            Some("zst") => Box::new(zstd::stream::read::Decoder::new(file)?),
-            _ => Box::new(file),
-        },
-    )
+    Ok(match extension(path) {
+        Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(file)),
+        Some("zst") => Box::new(zstd::stream::read::Decoder::new(file)?),
+        _ => Box::new(file),
+    })
 }
 
 struct FileReader {
@@ -275,6 +290,8 @@ struct FileReader {
     /// The part of `block` that is not cut yet.
     block_at: std::ops::Range<usize>,
     pace: Option<Pace>,
+    /// Whether this round gave a record.
+    gave_in_round: bool,
     /// Where each partition's positions ended in the last round: the next one goes on from there.
     ends: HashMap<PathBuf, u64>,
     oddities: Oddities,
@@ -284,6 +301,8 @@ struct Current {
     path: PathBuf,
     file: Box<dyn Read + Send>,
     lines: Lines,
+    /// Offset of the next byte that is read.
+    read_to: u64,
 }
 
 impl FileReader {
@@ -297,12 +316,35 @@ impl FileReader {
         let mut file = open(&path).map_err(|error| unreadable(&path, error))?;
         let skipped = io::copy(&mut file.by_ref().take(offset), &mut io::sink())
             .map_err(|error| unreadable(&path, error))?;
+        if skipped < offset {
+            return Err(shorter(&partition, skipped, offset));
+        }
         let first = self.ends.get(&path).copied().unwrap_or(skipped);
         let line_max = self.plan.config.line_max.0 as usize;
         let lines = Lines::new(partition, self.context.limits, line_max, first);
-        self.current = Some(Current { path, file, lines });
+        let read_to = skipped;
+        self.current = Some(Current {
+            path,
+            file,
+            lines,
+            read_to,
+        });
         self.block_at = 0..0;
         Ok(true)
+    }
+
+    /// A followed file that was cut would be read on from the middle of a line.
+    fn still_whole(&self) -> Result<(), SourceError> {
+        let Some(Current { path, read_to, .. }) = &self.current else {
+            return Ok(());
+        };
+        let length = std::fs::metadata(path)
+            .map_err(|error| unreadable(path, error))?
+            .len();
+        if !is_packed(path) && length < *read_to {
+            return Err(shorter(&self.plan.partition(path), length, *read_to));
+        }
+        Ok(())
     }
 
     /// Ends the open file.
@@ -314,8 +356,12 @@ impl FileReader {
         batch
     }
 
-    /// Starts over where `repeat` says so.
+    /// Starts over where `repeat` says so; a round without a record would be followed by such rounds
+    /// for ever.
     fn next_round(&mut self) -> bool {
+        if !std::mem::take(&mut self.gave_in_round) {
+            return false;
+        }
         if let Some(rounds) = &mut self.rounds_left {
             *rounds = rounds.saturating_sub(1);
             if *rounds == 0 {
@@ -329,6 +375,9 @@ impl FileReader {
 
     async fn read(&mut self) -> Result<Option<Batch>, SourceError> {
         loop {
+            if self.current.is_none() && self.left.is_empty() && self.rounds_left == Some(0) {
+                return Ok(None); // closed, or at its end: no pace to wait for
+            }
             let allowed = match &mut self.pace {
                 Some(pace) => pace.wait().await,
                 None => usize::MAX,
@@ -345,6 +394,7 @@ impl FileReader {
                     .read(&mut self.block)
                     .map_err(|error| unreadable(&current.path, error))?;
                 self.block_at = 0..count;
+                current.read_to += count as u64;
                 if count == 0 {
                     let follow = self.plan.config.follow && self.left.is_empty();
                     let batch = match follow {
@@ -355,6 +405,7 @@ impl FileReader {
                         return Ok(Some(self.paced(batch)));
                     }
                     if follow {
+                        self.still_whole()?;
                         tokio::time::sleep(FOLLOW_EVERY).await;
                     }
                     continue;
@@ -370,6 +421,7 @@ impl FileReader {
     }
 
     fn paced(&mut self, batch: Batch) -> Batch {
+        self.gave_in_round = true;
         if let Some(pace) = &mut self.pace {
             pace.released += batch.records.len() as u64;
         }

@@ -3,14 +3,15 @@
 //! Owns one JSON file in the state folder, replaced atomically. Used by `file`.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Committer, SourceError};
 use crate::checkpoint::Checkpoint;
 use crate::driver::BoxFuture;
+use crate::files;
 
 /// What is remembered of one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,23 +60,8 @@ impl PositionFile {
     }
 
     fn save(&self) -> io::Result<()> {
-        replace_file(&self.path, &serde_json::to_vec_pretty(&self.known)?)
+        files::replace(&self.path, &serde_json::to_vec_pretty(&self.known)?)
     }
-}
-
-/// Replaces a file so that a crash leaves the old one or the new one.
-///
-/// # Errors
-/// Whatever the file system refuses.
-pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder)?;
-    let next = path.with_extension("next");
-    let mut file = std::fs::File::create(&next)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&next, path)?;
-    std::fs::File::open(folder)?.sync_all()
 }
 
 impl Committer for PositionFile {
