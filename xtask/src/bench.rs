@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, ensure};
@@ -120,18 +120,22 @@ fn workload(folder: &Path) -> anyhow::Result<PathBuf> {
 /// `wirefall receive --count`, ended with the value.
 struct Receiver {
     child: Child,
+    /// Kept open: the receiver may have more to say.
+    _words: BufReader<ChildStderr>,
     url: String,
 }
 
 impl Receiver {
     fn start() -> anyhow::Result<Self> {
         let mut child = command(crate::target().join("release/wirefall"))
-            .args(["receive", "127.0.0.1:0", "--quiet"])
+            .args(["receive", "127.0.0.1:0", "--count"])
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start the receiver")?;
         let mut line = String::new();
-        BufReader::new(child.stderr.take().context("it is piped")?).read_line(&mut line)?;
+        let mut words = BufReader::new(child.stderr.take().context("it is piped")?);
+        words.read_line(&mut line)?;
         let url = line
             .split_whitespace()
             .find(|word| word.starts_with("ws://"));
@@ -139,6 +143,7 @@ impl Receiver {
         Ok(Self {
             url: url.trim_end_matches(',').to_owned(),
             child,
+            _words: words,
         })
     }
 }
