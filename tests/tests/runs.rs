@@ -157,7 +157,9 @@ fn i5_answers_that_do_not_add_up_cost_one_record() {
         "ends_decrease",
         "ends_short",
         "sources_beyond",
+        "sources_decrease",
         "keys_missing",
+        "reject_and_emit",
         "reject_beyond",
     ] {
         costs_one_record(does, "", "");
@@ -392,6 +394,40 @@ fn the_playground_ends_at_its_limit() {
         .map(|n| format!("{{\"record_id\":{n}}}\n"))
         .collect();
     assert_eq!(ended.stdout, expected);
+}
+
+/// What stands between a pipeline and its peer, layer by layer.
+#[test]
+fn check_connect_names_the_layer_that_fails() {
+    let folder = Folder::new();
+    let connect = |address: &str| {
+        let pipeline = folder.write(
+            "pipeline.yaml",
+            format!(
+                "service: {{ pipeline_id: test }}\nsource: {{ driver: stdin }}\n\
+                 sink: {{ driver: websocket, config: {{ url: \"ws://{address}\", proxy: none }} }}\n"
+            ),
+        );
+        wirefall(["check".as_ref(), pipeline.as_os_str(), "--connect".as_ref()]).wait()
+    };
+    let receive = |flags: &[&str]| {
+        let mut receiver = wirefall([&["receive", "127.0.0.1:0"], flags].concat());
+        let line = receiver.wait_for_line("receiving on ws://");
+        let address = line.split(',').next().expect("an address").to_owned();
+        (receiver, address)
+    };
+    let ended = connect(&wirefall_tests::peers::free_address().to_string());
+    assert_eq!(ended.code, Some(3));
+    assert!(ended.stdout.contains("failed tcp"), "{}", ended.stdout);
+    let (_refusing, address) = receive(&["--status", "403"]);
+    let ended = connect(&address);
+    assert_eq!(ended.code, Some(3));
+    assert!(ended.stdout.contains("failed http"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("403"), "{}", ended.stdout);
+    let (_good, address) = receive(&[]);
+    let ended = connect(&address);
+    assert_eq!(ended.code, Some(0), "{}", ended.stdout);
+    assert!(ended.stdout.contains("ok     ping"), "{}", ended.stdout);
 }
 
 /// The README's first command, and what it says to do next.
