@@ -161,7 +161,7 @@ impl Nginx {
         let base = folder.path("");
         let base = base.display();
         let config = format!(
-            "daemon off; worker_processes 1; pid {base}/nginx.pid; error_log stderr warn;\n\
+            "daemon off; master_process off; pid {base}/nginx.pid; error_log stderr warn;\n\
              events {{ worker_connections 256; }}\n\
              http {{\n\
                access_log off; client_body_temp_path {base}/body; proxy_temp_path {base}/proxy;\n\
