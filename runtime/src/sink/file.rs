@@ -5,7 +5,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -14,11 +13,11 @@ use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
 
 use super::framing::Framing;
-use super::stdout::lines;
+use super::plain::{self, Lines};
 use super::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
 use crate::files;
-use crate::journal::{Cursor, Followed, Follower, Position};
+use crate::journal::{Chunk, Cursor, Position};
 use crate::units::ByteSize;
 
 /// The table entry.
@@ -29,9 +28,6 @@ pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
     check,
     ignored_keys: &[],
 };
-
-/// Bytes written before a sync, where there is always more to write.
-const SYNC_EVERY_BYTES: u64 = 4 << 20;
 
 /// Config of the `file` sink.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -79,7 +75,7 @@ impl SinkPlan for Plan {
     }
 
     fn framing(&self) -> Framing {
-        lines()
+        plain::framing()
     }
 
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
@@ -113,44 +109,27 @@ struct FileSink {
 }
 
 impl Sink for FileSink {
-    fn run(mut self: Box<Self>) -> BoxFuture<'static, Result<Delivered, SinkError>> {
+    fn run(self: Box<Self>) -> BoxFuture<'static, Result<Delivered, SinkError>> {
         Box::pin(async move {
-            let SinkContext {
-                journal,
-                confirmed,
-                stop,
-                ..
-            } = self.context;
-            let mut cursor = self.cursor;
-            let mut follower = Follower::new(Arc::clone(&journal), Position::default());
-            let failed = |error| self.plan.failed(error);
-            loop {
-                let chunk = tokio::select! {
-                    biased;
-                    () = stop.abort.cancelled() => break,
-                    followed = follower.next() => match followed {
-                        Followed::Chunk(chunk) => chunk,
-                        Followed::Lost { .. } => unreachable!("the cursor pins what is not written"),
-                        Followed::End => break,
-                    },
-                };
-                for frame in 0..chunk.frames.len() {
-                    self.out
-                        .write(&chunk.wire[chunk.frame_wire(frame)])
-                        .await
-                        .map_err(failed)?;
-                }
-                if follower.is_at_head() || self.out.unsynced >= SYNC_EVERY_BYTES {
-                    self.out.sync().await.map_err(failed)?;
-                    cursor.advance(chunk.end());
-                    confirmed.send_replace(chunk.end());
-                }
-            }
-            Ok(Delivered {
-                confirmed: cursor.position(),
-                ..Delivered::default()
-            })
+            let carried = plain::carry(self.context, self.cursor, self.out).await;
+            carried.map_err(|error| self.plan.failed(error))
         })
+    }
+}
+
+impl Lines for Out {
+    const UNSAFE_BYTES_MAX: usize = 4 << 20;
+
+    async fn write(&mut self, chunk: &Chunk) -> io::Result<()> {
+        for frame in 0..chunk.frames.len() {
+            self.write_line(&chunk.wire[chunk.frame_wire(frame)])
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn make_safe(&mut self) -> io::Result<()> {
+        self.sync().await
     }
 }
 
@@ -160,7 +139,6 @@ struct Out {
     rotate: Option<u64>,
     file: tokio::io::BufWriter<File>,
     bytes: u64,
-    unsynced: u64,
     rotations: u32,
 }
 
@@ -182,20 +160,16 @@ impl Out {
             rotate: plan.rotate,
             file: tokio::io::BufWriter::with_capacity(256 << 10, file),
             bytes,
-            unsynced: 0,
             rotations: 0,
         };
         if torn {
-            out.write(
-                b"
-",
-            )
-            .await?; // what a crash cut off must not take the next record with it
+            // What a crash cut off must not take the next record with it.
+            out.write_line(b"\n").await?;
         }
         Ok(out)
     }
 
-    async fn write(&mut self, line: &[u8]) -> io::Result<()> {
+    async fn write_line(&mut self, line: &[u8]) -> io::Result<()> {
         let full = self
             .rotate
             .is_some_and(|limit| self.bytes + line.len() as u64 > limit);
@@ -204,14 +178,12 @@ impl Out {
         }
         self.file.write_all(line).await?;
         self.bytes += line.len() as u64;
-        self.unsynced += line.len() as u64;
         Ok(())
     }
 
     async fn sync(&mut self) -> io::Result<()> {
         self.file.flush().await?;
         self.file.get_ref().sync_data().await?;
-        self.unsynced = 0;
         Ok(())
     }
 
@@ -258,7 +230,9 @@ mod tests {
         };
         let mut out = Out::open(&plan).await.unwrap();
         for n in 0..10 {
-            out.write(format!("record {n}\n").as_bytes()).await.unwrap();
+            out.write_line(format!("record {n}\n").as_bytes())
+                .await
+                .unwrap();
         }
         out.sync().await.unwrap();
         let mut names: Vec<PathBuf> = std::fs::read_dir(folder.path())

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 
 mod file;
 pub mod framing;
+mod plain;
 mod stdout;
 pub mod websocket;
 

@@ -3,17 +3,17 @@
 //! Owns the writing and nothing else. A record is confirmed when the system took it.
 
 use std::io;
-use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use super::framing::{Batching, Carrier, Framing};
+use super::framing::Framing;
+use super::plain::{self, Lines};
 use super::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
-use crate::journal::{Cursor, Followed, Follower, Position};
+use crate::journal::{Chunk, Cursor, Position};
 
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
@@ -24,9 +24,6 @@ pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
     ignored_keys: &[],
 };
 
-/// Longest record that a line may be.
-pub(super) const LINE_BYTES_MAX: usize = 256 << 20;
-
 /// Config of the `stdout` sink: it has none.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -34,16 +31,6 @@ struct Config {}
 
 fn check(config: Value, _facts: &Facts) -> Result<Box<dyn SinkPlan>, Vec<Problem>> {
     Ok(Box::new(driver::read::<Config>(config)?))
-}
-
-/// How the plain sinks frame: a line each.
-pub(super) fn lines() -> Framing {
-    Framing {
-        carrier: Carrier::Line,
-        batch: Batching::Record,
-        envelope: false,
-        frame_bytes_max: LINE_BYTES_MAX,
-    }
 }
 
 impl SinkPlan for Config {
@@ -62,7 +49,7 @@ impl SinkPlan for Config {
     }
 
     fn framing(&self) -> Framing {
-        lines()
+        plain::framing()
     }
 
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
@@ -81,38 +68,24 @@ struct Stdout {
 impl Sink for Stdout {
     fn run(self: Box<Self>) -> BoxFuture<'static, Result<Delivered, SinkError>> {
         Box::pin(async move {
-            let SinkContext {
-                journal,
-                confirmed,
-                stop,
-                ..
-            } = self.context;
-            let mut cursor = self.cursor;
-            let mut follower = Follower::new(Arc::clone(&journal), Position::default());
-            let mut stdout = tokio::io::stdout();
-            let failed = |error: io::Error| SinkError::Io {
+            let carried = plain::carry(self.context, self.cursor, tokio::io::stdout()).await;
+            carried.map_err(|error| SinkError::Io {
                 context: "writing to standard output".to_owned(),
                 error,
-            };
-            loop {
-                let chunk = tokio::select! {
-                    biased;
-                    () = stop.abort.cancelled() => break,
-                    followed = follower.next() => match followed {
-                        Followed::Chunk(chunk) => chunk,
-                        Followed::Lost { .. } => unreachable!("the cursor pins what is not written"),
-                        Followed::End => break,
-                    },
-                };
-                stdout.write_all(&chunk.wire).await.map_err(failed)?;
-                stdout.flush().await.map_err(failed)?;
-                cursor.advance(chunk.end());
-                confirmed.send_replace(chunk.end());
-            }
-            Ok(Delivered {
-                confirmed: cursor.position(),
-                ..Delivered::default()
             })
         })
+    }
+}
+
+impl Lines for tokio::io::Stdout {
+    // Whoever reads the pipe is to see records as they come.
+    const UNSAFE_BYTES_MAX: usize = 0;
+
+    async fn write(&mut self, chunk: &Chunk) -> io::Result<()> {
+        self.write_all(&chunk.wire).await
+    }
+
+    async fn make_safe(&mut self) -> io::Result<()> {
+        self.flush().await
     }
 }
