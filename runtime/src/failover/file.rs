@@ -1,18 +1,17 @@
 //! The `file` failover: a line of JSON for each record, synced before the run goes on.
 //!
-//! Owns the line's shape and the promise that a line is whole: what a full disk cuts off is taken back.
+//! Owns the promise that a line is whole: what a full disk cuts off is taken back.
 
 use std::io::{self, SeekFrom};
 use std::path::PathBuf;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
+use super::line;
 use super::{Failed, Failover, FailoverError, FailoverPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
 use crate::files;
@@ -111,11 +110,7 @@ impl Failover for FailoverFile {
         failed: &'a [Failed<'a>],
     ) -> BoxFuture<'a, Result<(), FailoverError>> {
         Box::pin(async move {
-            let mut lines = Vec::new();
-            failed
-                .iter()
-                .for_each(|failed| push_line(&mut lines, failed));
-            let Err(error) = self.append(&lines).await else {
+            let Err(error) = self.append(&line::of(failed)).await else {
                 return Ok(());
             };
             // A torn last line would be taken for a record by whoever replays the file. Where even
@@ -129,78 +124,10 @@ impl Failover for FailoverFile {
     }
 }
 
-/// A failed record as it is written: by this driver and by `stderr`.
-#[derive(Serialize)]
-struct Line<'a> {
-    when: String,
-    stage: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plugin: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<&'a str>,
-    partition: &'a str,
-    position: u64,
-    reason: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    record: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    record_base64: Option<String>,
-}
-
-/// Writes a failed record as a line of JSON: `record` where it is text, else `record_base64`.
-pub(super) fn push_line(into: &mut Vec<u8>, failed: &Failed<'_>) {
-    let text = std::str::from_utf8(failed.record).ok();
-    let line = Line {
-        when: humantime::format_rfc3339_millis(failed.when).to_string(),
-        stage: failed.stage,
-        plugin: failed.plugin.map(|(name, _)| name),
-        digest: failed.plugin.map(|(_, digest)| digest),
-        partition: failed.partition,
-        position: failed.position,
-        reason: failed.reason,
-        record: text,
-        record_base64: text.is_none().then(|| STANDARD.encode(failed.record)),
-    };
-    serde_json::to_writer(&mut *into, &line).expect("writing to memory does not fail");
-    into.push(b'\n');
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
+    use super::line::tests::failed;
     use super::*;
-
-    fn failed(record: &[u8]) -> Failed<'_> {
-        Failed {
-            when: SystemTime::UNIX_EPOCH + Duration::from_millis(1500),
-            stage: "format",
-            plugin: Some(("p", "sha256:00")),
-            partition: "in.ndjson",
-            position: 7,
-            reason: "no",
-            record,
-        }
-    }
-
-    #[test]
-    fn a_line_has_all_that_is_needed_to_replay() {
-        let mut line = Vec::new();
-        push_line(&mut line, &failed(b"{\"a\":1}"));
-        assert_eq!(
-            std::str::from_utf8(&line).unwrap(),
-            r#"{"when":"1970-01-01T00:00:01.500Z","stage":"format","plugin":"p","digest":"sha256:00","partition":"in.ndjson","position":7,"reason":"no","record":"{\"a\":1}"}"#
-                .to_owned()
-                + "\n"
-        );
-        let mut line = Vec::new();
-        push_line(&mut line, &failed(b"\xff"));
-        assert!(
-            std::str::from_utf8(&line)
-                .unwrap()
-                .contains(r#""record_base64":"/w==""#)
-        );
-    }
 
     #[tokio::test]
     async fn i1_what_is_written_is_in_the_file_when_write_returns() {

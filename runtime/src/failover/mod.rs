@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use crate::driver::{BoxFuture, Driver};
 
 mod file;
+mod line;
 mod stderr;
 
 /// Every failover that a pipeline can name.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use super::file::push_line;
+use super::line;
 use super::{Failed, Failover, FailoverError, FailoverPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
 
@@ -51,14 +51,9 @@ impl Failover for Stderr {
         failed: &'a [Failed<'a>],
     ) -> BoxFuture<'a, Result<(), FailoverError>> {
         Box::pin(async move {
-            let mut lines = Vec::new();
-            failed
-                .iter()
-                .for_each(|failed| push_line(&mut lines, failed));
-            let context = || "stderr".to_owned();
-            let written = tokio::io::stderr().write_all(&lines).await;
+            let written = tokio::io::stderr().write_all(&line::of(failed)).await;
             written.map_err(|error| FailoverError {
-                context: context(),
+                context: "stderr".to_owned(),
                 error,
             })
         })
