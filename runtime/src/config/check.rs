@@ -11,20 +11,23 @@ use serde_json::{Map, Value};
 
 use crate::driver::{Driver, Facts, Problem};
 use crate::failover;
-use crate::plugin::{Limits, OnError, PluginId, ProcessorPlan, Tolerance};
 use crate::sink;
 use crate::sink::Reread;
 use crate::source;
 use crate::source::BatchLimits;
 
+use super::Plugins;
 use super::diagnostic::{Diagnostic, Severity};
 use super::expand::{Environment, Secrets, expand};
 use super::plan::{JournalPlan, Plan, Scaling, ServicePlan};
-use super::schema::{WASM, entries, envelope, schema_of};
-use super::spec::{Kind, Located, Node, Place, Spec, resolve};
-use super::types::{Journal, SERVICE_IGNORED, Service, TOP_IGNORED, Wasm};
-use super::words::{self, At, Finding};
-use super::{PluginFacts, Plugins};
+use super::schema::{envelope, schema_of};
+use super::spec::{Kind, Node, Spec, resolve};
+use super::types::{Journal, SERVICE_IGNORED, Service, TOP_IGNORED};
+use super::words;
+
+mod keys;
+mod processors;
+mod report;
 
 /// Checks a spec. `Ok` comes with warnings, `Err` with warnings among the errors; both in the order
 /// of the file.
@@ -250,33 +253,6 @@ impl Checker {
         }
     }
 
-    /// A driver of several forms that cannot tell which one is meant still knows all its keys.
-    /// Whether there is a misspelt one, which explains that.
-    fn unknown_in_all_forms(&mut self, pointer: &str, schema: &Value, config: &Value) -> bool {
-        let known = words::properties(schema, schema);
-        if known.is_empty() {
-            return false;
-        }
-        let mut misspelt = false;
-        for (key, _) in config.as_object().into_iter().flatten() {
-            if known.iter().any(|(name, _)| name == key) {
-                continue;
-            }
-            let meant = words::similar(key, known.iter().map(|(name, _)| name.as_str()));
-            misspelt |= meant.is_some();
-            let finding = Finding {
-                pointer: String::new(),
-                help: meant
-                    .as_ref()
-                    .map(|meant| format!("did you mean `{meant}`?")),
-                at: At::Unknown(key.clone(), meant),
-                message: format!("unknown key `{key}`"),
-            };
-            self.finding(pointer, finding);
-        }
-        misspelt
-    }
-
     fn unknown_driver(&mut self, pointer: &str, noun: &str, name: &str, known: &[&str]) {
         let known_words = format!("{noun}s there are: {}", known.join(", "));
         let help = match words::similar(name, known.iter().copied()) {
@@ -288,203 +264,6 @@ impl Checker {
         };
         let message = format!("there is no {noun} `{name}`");
         self.problem(pointer, Problem::error("/driver", message).help(help));
-    }
-
-    fn processors(
-        &mut self,
-        file: &mut Value,
-        folder: &Path,
-        has_failover: bool,
-        plugins: &Plugins<'_>,
-    ) -> Option<Vec<(ProcessorPlan, PluginId)>> {
-        let items = match file.get_mut("processors").map(Value::take) {
-            None | Some(Value::Null) => return Some(Vec::new()),
-            Some(Value::Array(items)) => items,
-            Some(_) => return None,
-        };
-        let plans: Vec<_> = items
-            .into_iter()
-            .enumerate()
-            .map(|(index, item)| self.processor(index, item, folder, has_failover, plugins))
-            .collect();
-        plans.into_iter().collect()
-    }
-
-    fn processor(
-        &mut self,
-        index: usize,
-        mut item: Value,
-        folder: &Path,
-        has_failover: bool,
-        plugins: &Plugins<'_>,
-    ) -> Option<(ProcessorPlan, PluginId)> {
-        let pointer = format!("/processors/{index}");
-        let name = item.get("driver")?.as_str()?.to_owned();
-        if name != WASM {
-            self.unknown_driver(&pointer, "processor", &name, &[WASM]);
-            return None;
-        }
-        let pointer = format!("{pointer}/config");
-        let mut config = match item.get_mut("config").map(Value::take) {
-            None | Some(Value::Null) => Value::Object(Map::new()),
-            Some(config @ Value::Object(_)) => config,
-            Some(_) => return None,
-        };
-        let errors = self.found.len();
-        let wasm: Option<Wasm> = self.read(&pointer, &mut config);
-        // The plugin's config is checked even where the rest is wrong: all errors at once.
-        let plugin = match &wasm {
-            Some(wasm) => wasm.plugin.clone(),
-            None => config.get("plugin")?.as_str()?.to_owned(),
-        };
-        let mut own = match config.get_mut("config").map(Value::take) {
-            None | Some(Value::Null) => Value::Object(Map::new()),
-            Some(own) => own,
-        };
-        let facts = self.plugin(&pointer, &folder.join(&plugin), plugins)?;
-        let own_pointer = format!("{pointer}/config");
-        if self.validate(&own_pointer, &facts.config_schema, &mut own)
-            && !self.is_unset(&own_pointer)
-            && let Err(why) = (facts.try_config)(&own)
-        {
-            let message = format!("{} does not take this config: {why}", facts.id.name);
-            self.problem(&own_pointer, Problem::error("", message));
-        }
-        let wasm = wasm?;
-        let on_error = match wasm.on_error {
-            Some(named) => named.into(),
-            None if has_failover => OnError::Failover,
-            None => OnError::Stop,
-        };
-        if on_error == OnError::Failover && !has_failover {
-            self.problem(
-                &pointer,
-                Problem::error(
-                    "/on_error",
-                    "`on_error: failover` but the pipeline has no failover",
-                )
-                .help("add a `failover`, or choose drop, pass or stop"),
-            );
-        }
-        let limits = Limits::from(wasm.limits);
-        self.limits(&pointer, &limits);
-        if let Some(tolerance) = wasm.tolerance
-            && tolerance.failures >= tolerance.window
-        {
-            let message = format!(
-                "{} failures among {} records can never be exceeded",
-                tolerance.failures, tolerance.window
-            );
-            self.problem(
-                &pointer,
-                Problem::error("/tolerance/failures", message)
-                    .help("`failures` must be less than `window`"),
-            );
-        }
-        (self.found.len() == errors || self.found[errors..].iter().all(is_warning)).then(|| {
-            let plan = ProcessorPlan {
-                artifact: facts.artifact,
-                config: own,
-                on_error,
-                limits,
-                tolerance: wasm.tolerance.map(|tolerance| Tolerance {
-                    failures_max: tolerance.failures,
-                    window: tolerance.window,
-                }),
-            };
-            (plan, facts.id)
-        })
-    }
-
-    fn plugin(&mut self, pointer: &str, path: &Path, plugins: &Plugins<'_>) -> Option<PluginFacts> {
-        if self.is_unset(&format!("{pointer}/plugin")) {
-            return None;
-        }
-        match plugins(&path.display().to_string()) {
-            Ok(facts) => Some(facts),
-            Err(why) => {
-                let (message, help) = match why.split_once('\n') {
-                    Some((message, help)) => (message, Some(help)),
-                    None => (why.as_str(), None),
-                };
-                let problem = Problem {
-                    help: help.map(str::to_owned),
-                    ..Problem::error("/plugin", message)
-                };
-                self.problem(pointer, problem);
-                None
-            }
-        }
-    }
-
-    fn limits(&mut self, pointer: &str, limits: &Limits) {
-        const WASM_PAGE_BYTES: u64 = 65536;
-        if limits.memory_bytes < WASM_PAGE_BYTES {
-            self.problem(
-                pointer,
-                Problem::error(
-                    "/limits/memory",
-                    "`memory` must be at least 64KiB, one page",
-                ),
-            );
-        }
-        if limits.time.is_zero() {
-            self.problem(
-                pointer,
-                Problem::error("/limits/time", "`time` must be more than 0")
-                    .help("a call that may take no time always fails"),
-            );
-        }
-        if limits.output_bytes == 0 {
-            self.problem(
-                pointer,
-                Problem::error("/limits/output", "`output` must be more than 0"),
-            );
-        }
-    }
-
-    /// Keys one level too high: said once, with where they belong.
-    fn misplaced(&mut self, file: &mut Value) {
-        let service = schema_of::<Service>();
-        let tables = [
-            ("source", entries(source::DRIVERS)),
-            ("sink", entries(sink::DRIVERS)),
-            ("failover", entries(failover::DRIVERS)),
-        ];
-        let mut belongs: Vec<(String, String)> = words::properties(&service, &service)
-            .into_iter()
-            .map(|(key, _)| (format!("/{key}"), "/service".to_owned()))
-            .collect();
-        for (component, drivers) in tables {
-            let Some(name) = file[component]["driver"].as_str() else {
-                continue;
-            };
-            let driver = drivers.into_iter().find(|driver| driver.name == name);
-            for (key, _) in driver
-                .iter()
-                .flat_map(|driver| words::properties(&driver.schema, &driver.schema))
-            {
-                belongs.push((
-                    format!("/{component}/{key}"),
-                    format!("/{component}/config"),
-                ));
-            }
-        }
-        for (pointer, owner) in belongs {
-            let located = self.root.locate(&pointer);
-            let (Some(key), true) = (located.key, located.whole) else {
-                continue;
-            };
-            let (name, message) = (key.name.clone(), format!("unknown key `{}`", key.name));
-            let place = (key.place.line, key.place.column);
-            let owner_name = owner.trim_start_matches('/').replace('/', ".");
-            for one in &mut self.found {
-                if (one.line, one.column) == place && one.message == message {
-                    one.help = Some(format!("`{name}` belongs under `{owner_name}`"));
-                }
-            }
-            put(file, &owner, name, located.node.to_json());
-        }
     }
 
     /// Validates and reads a part that is no driver's.
@@ -503,144 +282,6 @@ impl Checker {
                 None
             }
         }
-    }
-
-    /// Reports everything in `value` that does not fit; expanded values become what is asked for.
-    fn validate(&mut self, pointer: &str, schema: &Value, value: &mut Value) -> bool {
-        let part = self.root.locate(pointer);
-        let empty = Node {
-            kind: Kind::Null,
-            place: Place::default(),
-            written: None,
-        };
-        let part = if part.whole { part.node.clone() } else { empty };
-        let is_expanded = |at: &str| {
-            let located = part.locate(at);
-            located.whole && located.node.written.is_some()
-        };
-        let resolved = |text: &str| match resolve(text) {
-            Kind::Number(number) => Value::Number(number),
-            Kind::Bool(truth) => Value::Bool(truth),
-            _ => Value::Null,
-        };
-        words::coerce(schema, value, &is_expanded, &resolved);
-        let shown = |at: &str| {
-            let located = part.locate(at);
-            located
-                .whole
-                .then(|| located.node.written.clone())
-                .flatten()
-        };
-        match words::findings(&dotted(pointer), schema, value, &shown) {
-            Ok(findings) => {
-                let fits = findings.is_empty();
-                for finding in findings {
-                    self.finding(pointer, finding);
-                }
-                fits
-            }
-            Err(error) => {
-                let message = format!("the schema of {} is wrong: {error}", dotted(pointer));
-                let problem =
-                    Problem::error("", message).help("the plugin's author has to mend it");
-                self.problem(pointer, problem);
-                false
-            }
-        }
-    }
-
-    /// Warns of keys that mean nothing here and takes them out.
-    fn ignore(&mut self, pointer: &str, value: &mut Value, keys: &[&str], why: &str) {
-        let Some(map) = value.as_object_mut() else {
-            return;
-        };
-        for key in keys {
-            if map.remove(*key).is_none() {
-                continue;
-            }
-            let located = self.root.locate(&format!("{pointer}/{key}"));
-            let place = located.owner();
-            let warning = self
-                .spec
-                .warning(place, format!("`{key}` {why}: it is ignored"));
-            self.found.push(warning);
-        }
-    }
-
-    fn finding(&mut self, prefix: &str, finding: Finding) {
-        let located = self.root.locate(&format!("{prefix}{}", finding.pointer));
-        let place = match &finding.at {
-            At::Value => value_place(located),
-            At::Missing(_) if prefix.is_empty() && finding.pointer.is_empty() => Place::default(),
-            At::Missing(_) => located.owner(),
-            At::Unknown(key, _) => match located.node.entry(key) {
-                Some((key, _)) => key.place,
-                None => located.owner(),
-            },
-        };
-        self.report(
-            place,
-            finding.message,
-            finding.help,
-            false,
-            located.node.expanded(),
-        );
-    }
-
-    fn problem(&mut self, prefix: &str, problem: Problem) {
-        // `../stream_schema`: beside the config.
-        let pointer = match problem.pointer.strip_prefix("..") {
-            Some(beside) => {
-                let component = prefix
-                    .rsplit_once('/')
-                    .map_or("", |(component, _)| component);
-                format!("{component}{beside}")
-            }
-            None => format!("{prefix}{}", problem.pointer),
-        };
-        let located = self.root.locate(&pointer);
-        let near = located.node.expanded();
-        self.report(
-            value_place(located),
-            problem.message,
-            problem.help,
-            problem.warning,
-            near,
-        );
-    }
-
-    fn report(
-        &mut self,
-        place: Place,
-        message: String,
-        help: Option<String>,
-        warning: bool,
-        near_expanded: bool,
-    ) {
-        if self.unset.iter().any(|at| place.contains(*at)) {
-            return;
-        }
-        // Whatever a driver or a plugin says: no expanded value in it (I7).
-        let message = self.secrets.redact(&message, near_expanded);
-        let mut diagnostic = self.spec.error(place, message);
-        diagnostic.help = help.map(|help| self.secrets.redact(&help, near_expanded));
-        if warning {
-            diagnostic.severity = Severity::Warning;
-        }
-        self.found.push(diagnostic);
-    }
-
-    /// Whether a name in the value at `pointer` could not be expanded.
-    fn is_unset(&self, pointer: &str) -> bool {
-        fn holds(node: &Node, unset: &[(usize, usize)]) -> bool {
-            match &node.kind {
-                Kind::List(items, _) => items.iter().any(|item| holds(item, unset)),
-                Kind::Map(entries, _) => entries.iter().any(|(_, value)| holds(value, unset)),
-                _ => unset.iter().any(|at| node.place.contains(*at)),
-            }
-        }
-        let located = self.root.locate(pointer);
-        located.whole && holds(located.node, &self.unset)
     }
 
     /// Expands `sink.config` again with today's environment and files.
@@ -677,52 +318,8 @@ impl Checker {
     }
 }
 
-/// Puts a misplaced value where it belongs, so that it is not missed there as well.
-fn put(file: &mut Value, owner: &str, key: String, value: Value) {
-    let (parent, last) = owner.rsplit_once('/').unwrap_or_default();
-    let Some(parent) = file.pointer_mut(parent).and_then(Value::as_object_mut) else {
-        return;
-    };
-    let map = parent.entry(last).or_insert(Value::Null);
-    if map.is_null() {
-        *map = Value::Object(Map::new());
-    }
-    if let Some(map) = map.as_object_mut() {
-        map.entry(key).or_insert(value);
-    }
-}
-
 fn is_warning(diagnostic: &Diagnostic) -> bool {
     diagnostic.severity == Severity::Warning
-}
-
-/// Where a wrong value stands; where it is missing, what should have it.
-fn value_place(located: Located<'_>) -> Place {
-    if located.whole {
-        located.place()
-    } else {
-        located.owner()
-    }
-}
-
-/// `/sink/config` → `` `sink.config` ``, `/processors/0/config` → `` `processors[0].config` ``.
-fn dotted(pointer: &str) -> String {
-    let mut text = String::new();
-    for segment in pointer.split('/').skip(1) {
-        match segment.parse::<usize>() {
-            Ok(index) => text.push_str(&format!("[{index}]")),
-            Err(_) if text.is_empty() => text.push_str(segment),
-            Err(_) => {
-                text.push('.');
-                text.push_str(segment);
-            }
-        }
-    }
-    if text.is_empty() {
-        "the file".to_owned()
-    } else {
-        format!("`{text}`")
-    }
 }
 
 fn service_plan(service: Service, folder: &Path) -> ServicePlan {

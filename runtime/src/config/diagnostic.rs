@@ -45,6 +45,13 @@ pub struct Diagnostic {
 const SHOWN_CHARS_MAX: usize = 160;
 
 impl Diagnostic {
+    /// The same with advice.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
     /// An error about the file as a whole.
     pub fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Self {

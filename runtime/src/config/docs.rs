@@ -8,8 +8,8 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::schema::{Entry, SECTIONS, components, schema_of};
+use super::shape::{first_sentence, follow, type_words};
 use super::types::{Journal, SERVICE_IGNORED, Service, TOP_IGNORED};
-use super::words::{first_sentence, follow, type_words};
 
 const INTRODUCTION: &str = r#"# Configuration
 

@@ -16,6 +16,7 @@ mod docs;
 mod expand;
 pub mod plan;
 mod schema;
+mod shape;
 mod spec;
 mod types;
 mod words;

@@ -1,0 +1,160 @@
+//! What the check says: values against their schemas, problems at their places, secrets out of both.
+
+use serde_json::Value;
+
+use super::Checker;
+use crate::config::diagnostic::Severity;
+use crate::config::spec::{Kind, Located, Node, Place, resolve};
+use crate::config::words::{self, At, Finding};
+use crate::driver::Problem;
+
+impl Checker {
+    /// Reports everything in `value` that does not fit; expanded values become what is asked for.
+    pub(super) fn validate(&mut self, pointer: &str, schema: &Value, value: &mut Value) -> bool {
+        let part = self.root.locate(pointer);
+        let empty = Node {
+            kind: Kind::Null,
+            place: Place::default(),
+            written: None,
+        };
+        let part = if part.whole { part.node.clone() } else { empty };
+        let is_expanded = |at: &str| {
+            let located = part.locate(at);
+            located.whole && located.node.written.is_some()
+        };
+        let resolved = |text: &str| match resolve(text) {
+            Kind::Number(number) => Value::Number(number),
+            Kind::Bool(truth) => Value::Bool(truth),
+            _ => Value::Null,
+        };
+        words::coerce(schema, value, &is_expanded, &resolved);
+        let shown = |at: &str| {
+            let located = part.locate(at);
+            located
+                .whole
+                .then(|| located.node.written.clone())
+                .flatten()
+        };
+        match words::findings(&dotted(pointer), schema, value, &shown) {
+            Ok(findings) => {
+                let fits = findings.is_empty();
+                for finding in findings {
+                    self.finding(pointer, finding);
+                }
+                fits
+            }
+            Err(error) => {
+                let message = format!("the schema of {} is wrong: {error}", dotted(pointer));
+                let problem =
+                    Problem::error("", message).help("the plugin's author has to mend it");
+                self.problem(pointer, problem);
+                false
+            }
+        }
+    }
+
+    pub(super) fn finding(&mut self, prefix: &str, finding: Finding) {
+        let located = self.root.locate(&format!("{prefix}{}", finding.pointer));
+        let place = match &finding.at {
+            At::Value => value_place(located),
+            At::Missing(_) if prefix.is_empty() && finding.pointer.is_empty() => Place::default(),
+            At::Missing(_) => located.owner(),
+            At::Unknown(key, _) => match located.node.entry(key) {
+                Some((key, _)) => key.place,
+                None => located.owner(),
+            },
+        };
+        self.report(
+            place,
+            finding.message,
+            finding.help,
+            false,
+            located.node.expanded(),
+        );
+    }
+
+    pub(super) fn problem(&mut self, prefix: &str, problem: Problem) {
+        // `../stream_schema`: beside the config.
+        let pointer = match problem.pointer.strip_prefix("..") {
+            Some(beside) => {
+                let component = prefix
+                    .rsplit_once('/')
+                    .map_or("", |(component, _)| component);
+                format!("{component}{beside}")
+            }
+            None => format!("{prefix}{}", problem.pointer),
+        };
+        let located = self.root.locate(&pointer);
+        let near = located.node.expanded();
+        self.report(
+            value_place(located),
+            problem.message,
+            problem.help,
+            problem.warning,
+            near,
+        );
+    }
+
+    pub(super) fn report(
+        &mut self,
+        place: Place,
+        message: String,
+        help: Option<String>,
+        warning: bool,
+        near_expanded: bool,
+    ) {
+        if self.unset.iter().any(|at| place.contains(*at)) {
+            return;
+        }
+        // Whatever a driver or a plugin says: no expanded value in it (I7).
+        let message = self.secrets.redact(&message, near_expanded);
+        let mut diagnostic = self.spec.error(place, message);
+        diagnostic.help = help.map(|help| self.secrets.redact(&help, near_expanded));
+        if warning {
+            diagnostic.severity = Severity::Warning;
+        }
+        self.found.push(diagnostic);
+    }
+
+    /// Whether a name in the value at `pointer` could not be expanded.
+    pub(super) fn is_unset(&self, pointer: &str) -> bool {
+        fn holds(node: &Node, unset: &[(usize, usize)]) -> bool {
+            match &node.kind {
+                Kind::List(items, _) => items.iter().any(|item| holds(item, unset)),
+                Kind::Map(entries, _) => entries.iter().any(|(_, value)| holds(value, unset)),
+                _ => unset.iter().any(|at| node.place.contains(*at)),
+            }
+        }
+        let located = self.root.locate(pointer);
+        located.whole && holds(located.node, &self.unset)
+    }
+}
+
+/// Where a wrong value stands; where it is missing, what should have it.
+fn value_place(located: Located<'_>) -> Place {
+    if located.whole {
+        located.place()
+    } else {
+        located.owner()
+    }
+}
+
+/// `/sink/config` → `` `sink.config` ``, `/processors/0/config` → `` `processors[0].config` ``.
+fn dotted(pointer: &str) -> String {
+    let mut text = String::new();
+    for segment in pointer.split('/').skip(1) {
+        match segment.parse::<usize>() {
+            Ok(index) => text.push_str(&format!("[{index}]")),
+            Err(_) if text.is_empty() => text.push_str(segment),
+            Err(_) => {
+                text.push('.');
+                text.push_str(segment);
+            }
+        }
+    }
+    if text.is_empty() {
+        "the file".to_owned()
+    } else {
+        format!("`{text}`")
+    }
+}
