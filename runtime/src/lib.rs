@@ -14,6 +14,8 @@
 //! | [`failover`] | where records go that could not be formatted or delivered |
 //! | [`pipeline`] | the one loop that joins them and alone acknowledges and commits |
 //! | [`ack`], [`checkpoint`] | what was confirmed, and how far the source may commit |
+//! | [`driver`] | what every driver table shares: a driver, its config's problems, facts for its check |
+//! | [`units`], [`files`], [`metrics`] | sizes and times as people write them; folders that are synced; counters |
 //! | [`cli`] | the command line; a file a verb |
 //!
 //! Data flows one way: source → plugin → journal → sink; confirmations flow back only through

@@ -1,6 +1,6 @@
 //! The component's side of the boundary; wasm only.
 //!
-//! Owns the generated bindings, the bridge from them to the trait, and the panic hook. Called by the
+//! Owns the bridge from the generated bindings to the trait, and the panic hook. Called by the
 //! exports that `#[formatter]` writes.
 
 use std::cell::RefCell;
@@ -8,33 +8,9 @@ use std::sync::Once;
 
 use crate::Formatter;
 use crate::batch::{self, Batch};
-use crate::log::Level;
 
-/// Generated from `wit/v0_1`.
-#[allow(missing_docs, unreachable_pub, clippy::all, unsafe_op_in_unsafe_fn)]
-pub mod bindings {
-    wit_bindgen::generate!({
-        path: "wit/v0_1",
-        world: "plugin",
-        pub_export_macro: true,
-        default_bindings_module: "wirefall_sdk::__private::bindings",
-    });
-}
-
-use bindings::exports::wirefall::plugin::formatter as wit;
-use bindings::wirefall::plugin::log as host;
-
-/// Sends a line to the host's log.
-pub(crate) fn log(level: Level, line: &str) {
-    let level = match level {
-        Level::Error => host::Level::Error,
-        Level::Warn => host::Level::Warn,
-        Level::Info => host::Level::Info,
-        Level::Debug => host::Level::Debug,
-        Level::Trace => host::Level::Trace,
-    };
-    host::write(level, line);
-}
+use crate::bindings::exports::wirefall::plugin::formatter as wit;
+use crate::bindings::wirefall::plugin::log as host;
 
 /// A panic aborts the instance: tell the host where, so that one retry is enough.
 fn hook_panics() {

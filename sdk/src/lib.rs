@@ -58,9 +58,13 @@
 //! | [`log`] | lines for the host's log |
 //! | [`testing`], [`golden`] | the native run, and its form as files |
 //! | `batch` | the loop over a batch, the same natively and in wasm |
+//! | `bindings` | the boundary as generated from the WIT; wasm only |
 //! | `guest` | the component's exports and the panic hook; wasm only |
 
 mod batch;
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+pub mod bindings;
 mod fields;
 mod formatter;
 #[cfg(target_family = "wasm")]
@@ -96,5 +100,6 @@ pub mod prelude {
 #[doc(hidden)]
 #[cfg(target_family = "wasm")]
 pub mod __private {
-    pub use crate::guest::{bindings, configure, describe, format};
+    pub use crate::bindings;
+    pub use crate::guest::{configure, describe, format};
 }

@@ -22,9 +22,22 @@ pub enum Level {
 /// Writes a line; the macros of this module are shorter.
 pub fn write(level: Level, line: Arguments<'_>) {
     #[cfg(target_family = "wasm")]
-    crate::guest::log(level, &line.to_string());
+    to_host(level, &line.to_string());
     #[cfg(not(target_family = "wasm"))]
     eprintln!("{level:?}: {line}");
+}
+
+#[cfg(target_family = "wasm")]
+fn to_host(level: Level, line: &str) {
+    use crate::bindings::wirefall::plugin::log as host;
+    let level = match level {
+        Level::Error => host::Level::Error,
+        Level::Warn => host::Level::Warn,
+        Level::Info => host::Level::Info,
+        Level::Debug => host::Level::Debug,
+        Level::Trace => host::Level::Trace,
+    };
+    host::write(level, line);
 }
 
 #[doc(hidden)]

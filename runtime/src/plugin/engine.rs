@@ -10,7 +10,7 @@ use std::time::Duration;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine, EngineWeak, OptLevel};
 
-use super::instance::State;
+use super::state::State;
 use super::{PluginError, abi, wasi};
 
 /// How often the epoch ticks; a limit below ten times this makes it tick more often.

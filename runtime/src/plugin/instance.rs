@@ -12,19 +12,11 @@ use super::abi::v0_1::{self, Batch, Checked, Exports, ExportsPre};
 use super::artifact::Artifact;
 use super::limits::{Deadline, Memory};
 use super::log::{Log, printable};
+use super::state::State;
 use super::{Host, Limits, PluginError};
 
 /// Bytes that an answer may take beside its payloads and keys: ends, sources, reasons.
 const ANSWER_SLACK_BYTES: u64 = 16 << 20;
-
-/// What the host keeps for an instance.
-pub(super) struct State {
-    memory: Memory,
-    deadline: Deadline,
-    pub(super) log: Log,
-    /// The record it was at and the message, told by the panic hook.
-    pub(super) panicked: Option<(Option<u32>, String)>,
-}
 
 /// A guest call that failed; it has emitted nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]

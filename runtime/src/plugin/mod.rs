@@ -28,6 +28,7 @@ mod instance;
 mod limits;
 mod log;
 mod stage;
+mod state;
 mod wasi;
 
 /// Bounds on what one instance may use (I4, I5).

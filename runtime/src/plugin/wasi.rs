@@ -6,7 +6,7 @@
 
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType};
 
-use super::instance::State;
+use super::state::State;
 
 /// The release whose signatures these are; a plugin may import any 0.2.
 const VERSION: &str = "0.2.6";

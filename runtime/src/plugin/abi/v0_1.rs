@@ -5,8 +5,8 @@
 
 use wasmtime::component::{HasSelf, Linker};
 
-use super::super::instance::State;
 use super::super::log::Level;
+use super::super::state::State;
 use super::super::{Columns, Limits};
 use crate::record::Column;
 
