@@ -62,8 +62,9 @@ async fn answer_once(listener: TcpListener, answer: &'static str) -> String {
     let head = read_head(&mut tcp).await;
     let key = head
         .lines()
-        .find_map(|line| line.strip_prefix("Sec-WebSocket-Key: "))
-        .unwrap_or_default();
+        .filter_map(|line| line.split_once(": "))
+        .find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-key"))
+        .map_or("", |(_, key)| key);
     let answer = answer.replace("KEY", &derive_accept_key(key.as_bytes()));
     tcp.write_all(answer.as_bytes()).await.unwrap();
     // Until the client is gone.
@@ -132,6 +133,8 @@ async fn every_wrong_answer_is_told_apart() {
     let deflate: &str = Box::leak(
         format!("{upgrade}Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n").into_boxed_str(),
     );
+    let chosen: &str =
+        Box::leak(format!("{upgrade}Sec-WebSocket-Protocol: x.v9\r\n\r\n").into_boxed_str());
     let compressed: &str = Box::leak(format!("{upgrade}\r\n\u{41}\u{0}").into_boxed_str());
     let cases = [
         (
@@ -156,6 +159,11 @@ async fn every_wrong_answer_is_told_apart() {
         ),
         (deflate, ("extension", "permessage-deflate")),
         (compressed, ("ping", "compressed messages")),
+        (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+            ("http", "it does not switch to WebSocket"),
+        ),
+        (chosen, ("subprotocol", "`x.v9`, and none was offered")),
         (
             "SSH-2.0-OpenSSH\r\n\r\n",
             ("http", "this is no WebSocket server"),

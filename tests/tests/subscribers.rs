@@ -116,7 +116,7 @@ fn subscribe_says_what_is_wrong() {
         .wait()
         .expect(2);
     assert!(
-        ended.stderr.contains("begins with ws://"),
+        ended.stderr.contains("is written `ws://`"),
         "{}",
         ended.stderr
     );

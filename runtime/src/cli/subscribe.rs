@@ -37,6 +37,9 @@ pub struct Args {
     /// Write the records to a file instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// PEM file of the authorities to trust instead of the system's, for wss://
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Wait for a server that is not there yet
     #[arg(long)]
     wait: bool,
@@ -55,7 +58,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
 }
 
 async fn subscribe(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
-    let mut subscription = match Subscription::new(&args.url) {
+    let mut subscription = match Subscription::new(&args.url, args.ca.clone()) {
         Ok(subscription) => subscription,
         Err(error) => return Ok(refuse(&error, Exit::Wrong)),
     };

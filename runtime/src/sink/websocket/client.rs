@@ -8,18 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, SinkExt, StreamExt};
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::config::{self, ClientPlan, Replies};
-use super::connect::{self, Connected, Layers};
-use super::outbound::{Control, Outbound};
+use super::connect;
+use super::layers::Layers;
+use super::line::{Line, Moved};
+use super::outbound::Control;
 use super::replies::{self, Reply};
 use super::session::{Confirm, DialFailure, Failure, Order, Session, Step, Wait};
-use super::tls;
+use super::{probe, tls, words};
 use crate::driver::BoxFuture;
 use crate::journal::{Cursor, Marks, Position, Read};
 use crate::sink::framing::Framing;
@@ -34,7 +34,7 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 impl SinkPlan for ClientPlan {
     fn describe(&self) -> String {
-        format!("websocket {}", self.address)
+        format!("websocket {}", self.endpoint.address)
     }
 
     fn delivery(&self) -> Delivery {
@@ -70,7 +70,8 @@ impl SinkPlan for ClientPlan {
 
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
         Box::pin(async move {
-            let tls = self.tls_config()?;
+            let tls =
+                tls::of(&self.endpoint).map_err(|message| SinkError::Environment { message })?;
             let from = context.journal.marks().borrow().tail;
             let cursor = context.journal.pin(from);
             let session = Session::new(self.rules.clone(), from, fastrand::u64(..));
@@ -83,7 +84,7 @@ impl SinkPlan for ClientPlan {
                 session,
                 cursor,
                 start: Instant::now(),
-                link: None,
+                line: None,
                 resent_told: false,
             });
             Ok(sink)
@@ -91,78 +92,8 @@ impl SinkPlan for ClientPlan {
     }
 
     fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
-        Box::pin(async move {
-            let mut layers = Layers::new();
-            match self.tls_config() {
-                Err(error) => layers.push(ProbeStep {
-                    layer: "tls",
-                    ok: false,
-                    detail: error.to_string(),
-                }),
-                Ok(tls) => {
-                    if let Ok(connected) = connect::connect(self, tls.as_ref(), &mut layers).await {
-                        layers.push(self.probe_ping(connected).await);
-                    }
-                }
-            }
-            layers
-        })
+        Box::pin(probe::probe(&self.endpoint))
     }
-}
-
-impl ClientPlan {
-    fn tls_config(&self) -> Result<Option<Arc<rustls::ClientConfig>>, SinkError> {
-        if !self.address.secure {
-            return Ok(None);
-        }
-        tls::client_config(&self.tls)
-            .map(Some)
-            .map_err(|message| SinkError::Environment { message })
-    }
-
-    /// Whether the peer answers a Ping with its payload.
-    async fn probe_ping(&self, mut connected: Connected) -> ProbeStep {
-        let payload = fastrand::u128(..).to_be_bytes();
-        let answered = async {
-            let mut out = Outbound::new(Position::default()).map_err(|error| error.to_string())?;
-            out.push_control(Control::Ping, &payload);
-            let sent = Instant::now();
-            let written = connected.socket.write_all(out.pending()).await;
-            written.map_err(|error| error.to_string())?;
-            while let Some(message) = connected.inbound.next().await {
-                match message {
-                    Ok(Message::Pong(pong)) if *pong == payload[..] => return Ok(sent.elapsed()),
-                    Ok(Message::Close(close)) => return Err(close_words(close.as_ref())),
-                    Ok(_) => {}
-                    Err(error) => return Err(error_words(&error)),
-                }
-            }
-            Err("the server closed the connection".to_owned())
-        };
-        let (ok, detail) = match tokio::time::timeout(self.connect_timeout, answered).await {
-            Ok(Ok(took)) => (true, format!("answered in {took:.1?}")),
-            Ok(Err(error)) => (false, error),
-            Err(_) => (
-                false,
-                format!("not answered within {:?}", self.connect_timeout),
-            ),
-        };
-        ProbeStep {
-            layer: "ping",
-            ok,
-            detail,
-        }
-    }
-}
-
-/// A live connection.
-struct Link {
-    connected: Connected,
-    out: Outbound,
-    /// Every record below is wholly written.
-    written_to: Position,
-    /// When the last write ended: a line is idle from `flush` after it on.
-    wrote_at: Option<Instant>,
 }
 
 struct Client {
@@ -173,7 +104,7 @@ struct Client {
     session: Session,
     cursor: Cursor,
     start: Instant,
-    link: Option<Link>,
+    line: Option<Line>,
     resent_told: bool,
 }
 
@@ -181,8 +112,7 @@ struct Client {
 enum Event {
     /// Time, or the journal, has moved on.
     Woken,
-    Read(Option<Result<Message, WsError>>),
-    Wrote(std::io::Result<usize>),
+    Moved(Moved),
     Abort,
 }
 
@@ -202,9 +132,7 @@ impl Client {
             };
             match self.wait(wait).await {
                 Event::Woken => {}
-                Event::Read(message) => self.read(message),
-                Event::Wrote(Ok(bytes)) => self.wrote(bytes),
-                Event::Wrote(Err(error)) => self.write_failed(&error).await,
+                Event::Moved(moved) => self.moved(moved).await,
                 Event::Abort => return Ok(self.delivered()),
             }
             self.publish();
@@ -215,14 +143,14 @@ impl Client {
     async fn act(&mut self) -> Result<Option<Wait>, SinkError> {
         loop {
             let marks = *self.marks.borrow_and_update();
-            let room = self.link.as_ref().map_or(0, |link| link.out.room());
+            let room = self.line.as_ref().map_or(0, |line| line.out.room());
             match self.session.next(self.now(), room, marks) {
                 Step::Send(order) => self.send(order),
                 Step::Ping(payload) => self.control(Control::Ping, &payload),
                 Step::Close => self.control(Control::Close, &1000_u16.to_be_bytes()),
                 Step::Wait(wait) => return Ok(Some(wait)),
                 Step::Drop(why) => {
-                    self.link = None;
+                    self.line = None;
                     self.tell_break(&why.to_string());
                 }
                 Step::Dial { reread } => {
@@ -231,7 +159,7 @@ impl Client {
                     }
                 }
                 Step::Poison(position) => {
-                    self.link = None;
+                    self.line = None;
                     if !self.poison(position).await {
                         return Ok(None);
                     }
@@ -265,7 +193,7 @@ impl Client {
     }
 
     fn failed(&self, failure: Failure) -> SinkError {
-        let address = &self.plan.address;
+        let address = &self.plan.endpoint.address;
         match failure {
             Failure::Refused(why) => SinkError::Environment {
                 message: format!("{address}: {why}"),
@@ -286,34 +214,31 @@ impl Client {
         if reread {
             self.reread();
         }
-        let mut layers = Layers::new();
-        let attempt = connect::connect(&self.plan, self.tls.as_ref(), &mut layers);
+        let mut layers = Layers::default();
+        let attempt = connect::connect(&self.plan.endpoint, self.tls.as_ref(), &mut layers);
         let attempt = tokio::select! {
             attempt = attempt => attempt,
             () = self.context.stop.abort.cancelled() => return false,
         };
         let now = self.now();
         let position = self.session.confirmed();
-        let link = attempt.and_then(|connected| {
-            let out = Outbound::new(position).map_err(|error| DialFailure {
+        let line = attempt.and_then(|connected| {
+            let subprotocol = connected.subprotocol.clone();
+            let line = Line::new(connected, position).map_err(|error| DialFailure {
                 message: format!("no random numbers from the system: {error}"),
                 ..DialFailure::default()
             })?;
-            Ok(Link {
-                connected,
-                out,
-                written_to: position,
-                wrote_at: None,
-            })
+            Ok((line, subprotocol))
         });
-        match link {
-            Ok(link) => {
-                let subprotocol = link.connected.subprotocol.as_deref();
+        match line {
+            Ok((line, subprotocol)) => {
                 let subprotocol = subprotocol.map(|name| format!(" ({name})"));
                 let subprotocol = subprotocol.unwrap_or_default();
-                tracing::info!("connected to {}{subprotocol}", self.plan.address);
-                self.link = Some(link);
+                tracing::info!("connected to {}{subprotocol}", self.plan.endpoint.address);
+                self.line = Some(line);
                 self.session.connected(now);
+                // What came along with the handshake's answer.
+                self.take_in();
                 if self.session.account().reconnects > 0 {
                     self.context.metrics.reconnects.add(1);
                 }
@@ -325,7 +250,7 @@ impl Client {
                     let wait = at.saturating_sub(now);
                     tracing::warn!(
                         "cannot connect to {}: {message}; again in {wait:.1?}",
-                        self.plan.address
+                        self.plan.endpoint.address
                     );
                 }
             }
@@ -343,10 +268,13 @@ impl Client {
         });
         match plan {
             Ok(plan) => {
-                tracing::info!("read the credentials for {} again", self.plan.address);
-                self.plan.headers = plan.headers;
-                self.plan.address.authorization = plan.address.authorization;
-                self.plan.address.path_and_query = plan.address.path_and_query;
+                tracing::info!(
+                    "read the credentials for {} again",
+                    self.plan.endpoint.address
+                );
+                self.plan.endpoint.headers = plan.endpoint.headers;
+                self.plan.endpoint.address.authorization = plan.endpoint.address.authorization;
+                self.plan.endpoint.address.path_and_query = plan.endpoint.address.path_and_query;
             }
             Err(error) => tracing::warn!("the sink's config cannot be read again: {error}"),
         }
@@ -360,7 +288,7 @@ impl Client {
         let record = chunk.record(position.since(chunk.first) as usize);
         let reason = format!(
             "the connection to {} broke three times with this record alone in flight",
-            self.plan.address
+            self.plan.endpoint.address
         );
         tracing::warn!("record {}: {reason}; it goes to the failover", position.0);
         let (settled, answer) = oneshot::channel();
@@ -389,11 +317,11 @@ impl Client {
         let Read::Chunk(chunk) = self.context.journal.read(order.from) else {
             unreachable!("the session asks below the watermark, and the cursor pins the rest");
         };
-        let Some(link) = &mut self.link else {
+        let Some(line) = &mut self.line else {
             unreachable!("the session sends on a connection");
         };
         let piece = order.cut(&chunk);
-        link.out.push(&chunk, &piece, &self.plan.framing);
+        line.out.push(&chunk, &piece, &self.plan.framing);
         let resent = self.session.sent(self.start.elapsed(), &chunk, &piece);
         let metrics = &self.context.metrics;
         metrics.records_sent.add(piece.records(&chunk).len() as u64);
@@ -407,8 +335,8 @@ impl Client {
     }
 
     fn control(&mut self, control: Control, payload: &[u8]) {
-        if let Some(link) = &mut self.link {
-            link.out.push_control(control, payload);
+        if let Some(line) = &mut self.line {
+            line.out.push_control(control, payload);
         }
     }
 
@@ -416,95 +344,71 @@ impl Client {
     async fn wait(&mut self, wait: Wait) -> Event {
         let mut until = wait.until.map(|until| self.start + until);
         let abort = self.context.stop.abort.clone();
-        let Some(link) = &mut self.link else {
+        let Some(line) = &mut self.line else {
             return tokio::select! {
                 () = sleep_until(until) => Event::Woken,
                 changed = self.marks.changed(), if wait.records => journal_event(changed),
                 () = abort.cancelled() => Event::Abort,
             };
         };
-        let answers = link.connected.inbound.get_mut().take_answers();
-        let answering = !answers.is_empty();
-        link.out.push_ready(&answers);
-        let pending = link.out.pending();
-        let mut write_now = !pending.is_empty();
-        if write_now && !wait.flush && !answering && pending.len() < FLUSH_BYTES {
+        let answering = line.take_answers();
+        let pending = line.out.pending().len();
+        let mut write = pending > 0;
+        if write && !wait.flush && !answering && pending < FLUSH_BYTES {
             // Coalesced, for `flush` at most; a line that was idle so long does not wait.
-            let flush_at = link.wrote_at.map(|at| at + self.plan.flush);
+            let flush_at = line.wrote_at().map(|at| at + self.plan.flush);
             if let Some(flush_at) = flush_at.filter(|at| *at > Instant::now()) {
-                write_now = false;
+                write = false;
                 until = Some(until.map_or(flush_at, |until| until.min(flush_at)));
             }
         }
-        let Connected {
-            socket, inbound, ..
-        } = &mut link.connected;
         tokio::select! {
-            message = inbound.next() => Event::Read(message),
-            wrote = socket.write(pending), if write_now => Event::Wrote(wrote),
+            moved = line.moved(write) => Event::Moved(moved),
             () = sleep_until(until) => Event::Woken,
             changed = self.marks.changed(), if wait.records => journal_event(changed),
             () = abort.cancelled() => Event::Abort,
         }
     }
 
-    fn wrote(&mut self, bytes: usize) {
-        let now = self.now();
-        let Some(link) = &mut self.link else { return };
-        let drained = link.out.advance(bytes);
-        if drained {
-            link.written_to = link.out.position();
-            link.wrote_at = Some(Instant::now());
-        }
-        self.session.written(now, link.written_to, drained);
-    }
-
-    /// Something came from the peer, or the reading side ended.
-    fn read(&mut self, message: Option<Result<Message, WsError>>) {
-        let closed = matches!(message, Some(Ok(Message::Close(_))));
-        if let Err(words) = self.take_in(message) {
-            if closed {
-                self.answer_close();
+    /// Bytes went out, or came in, or one of the two failed.
+    async fn moved(&mut self, moved: Moved) {
+        match moved.wrote {
+            Some(Ok(())) => {
+                let now = self.now();
+                let Some(line) = &self.line else { return };
+                self.session
+                    .written(now, line.written_to(), line.is_drained());
             }
-            self.broken(&words);
+            Some(Err(error)) => return self.write_failed(&error).await,
+            None => {}
         }
-    }
-
-    /// Answers the peer's Close where the kernel takes it at once and no frame is half written.
-    fn answer_close(&mut self) {
-        let Some(link) = &mut self.link else { return };
-        let Connected {
-            socket, inbound, ..
-        } = &mut link.connected;
-        let _ = inbound.flush().now_or_never();
-        let answer = inbound.get_mut().take_answers();
-        if link.out.is_at_boundary() && !self.session.is_closing() {
-            let _ = socket.write(&answer).now_or_never();
+        match moved.read {
+            Some(Ok(())) => self.take_in(),
+            Some(Err(error)) => {
+                self.take_in();
+                self.broken(&words::of_read(&error));
+            }
+            None => {}
         }
     }
 
-    /// Tells the session what the peer said; an error is how the connection ended.
-    fn take_in(&mut self, message: Option<Result<Message, WsError>>) -> Result<(), String> {
-        let now = self.now();
-        match message {
-            None => Err("the peer closed the connection".to_owned()),
-            Some(Err(error)) => Err(error_words(&error)),
-            Some(Ok(Message::Close(close))) => Err(close_words(close.as_ref())),
-            Some(Ok(Message::Pong(payload))) => {
-                self.session.pong(now, &payload);
-                Ok(())
-            }
-            Some(Ok(Message::Text(text))) => {
-                self.reply(now, text.as_bytes());
-                Ok(())
-            }
-            Some(Ok(Message::Binary(bytes))) => {
-                self.reply(now, &bytes);
-                Ok(())
-            }
-            Some(Ok(Message::Ping(_) | Message::Frame(_))) => {
-                self.session.heard(now);
-                Ok(())
+    /// Tells the session what the peer said, in what was read so far.
+    fn take_in(&mut self) {
+        while let Some(line) = &mut self.line {
+            let now = self.start.elapsed();
+            match line.next() {
+                None => return,
+                Some(Ok(Message::Pong(payload))) => self.session.pong(now, &payload),
+                Some(Ok(Message::Text(text))) => self.reply(now, text.as_bytes()),
+                Some(Ok(Message::Binary(bytes))) => self.reply(now, &bytes),
+                Some(Ok(Message::Ping(_) | Message::Frame(_))) => self.session.heard(now),
+                Some(Ok(Message::Close(close))) => {
+                    if !self.session.is_closing() {
+                        line.answer_close();
+                    }
+                    self.broken(&words::of_close(close.as_ref()));
+                }
+                Some(Err(error)) => self.broken(&words::of_error(&error)),
             }
         }
     }
@@ -528,13 +432,11 @@ impl Client {
     /// again what it confirms.
     async fn write_failed(&mut self, error: &std::io::Error) {
         let deadline = Instant::now() + LAST_WORDS;
-        while let Some(link) = &mut self.link {
-            let next = link.connected.inbound.next();
-            match tokio::time::timeout_at(deadline, next).await {
-                Ok(Some(Ok(message))) if !message.is_close() => {
-                    let _ = self.take_in(Some(Ok(message)));
-                }
-                Ok(Some(Ok(message))) => return self.read(Some(Ok(message))),
+        while let Some(line) = &mut self.line {
+            match tokio::time::timeout_at(deadline, line.moved(false)).await {
+                Ok(Moved {
+                    read: Some(Ok(())), ..
+                }) => self.take_in(),
                 Ok(_) | Err(_) => break,
             }
         }
@@ -542,7 +444,9 @@ impl Client {
     }
 
     fn broken(&mut self, words: &str) {
-        self.link = None;
+        if self.line.take().is_none() {
+            return;
+        }
         let now = self.now();
         let ending = self.session.is_closing();
         self.session.broken(now);
@@ -559,7 +463,7 @@ impl Client {
             .map(|at| at.saturating_sub(self.now()));
         tracing::warn!(
             "connection to {} lost: {words}; confirmed below record {}, again in {:.1?}",
-            self.plan.address,
+            self.plan.endpoint.address,
             self.session.confirmed().0,
             wait.unwrap_or_default(),
         );
@@ -578,41 +482,5 @@ async fn sleep_until(until: Option<Instant>) {
     match until {
         Some(until) => tokio::time::sleep_until(until).await,
         None => std::future::pending().await,
-    }
-}
-
-type CloseFrame = tokio_tungstenite::tungstenite::protocol::CloseFrame;
-
-/// What a Close says.
-fn close_words(close: Option<&CloseFrame>) -> String {
-    match close {
-        None => "the peer closed it".to_owned(),
-        Some(close) if close.reason.is_empty() => {
-            format!("the peer closed it with code {}", close.code)
-        }
-        Some(close) => format!(
-            "the peer closed it with code {}: {}",
-            close.code, close.reason
-        ),
-    }
-}
-
-/// What went wrong while reading, and what to do where that is known.
-fn error_words(error: &WsError) -> String {
-    use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
-    match error {
-        WsError::Protocol(ProtocolError::NonZeroReservedBits) => {
-            "the peer sends compressed messages, which were not agreed on; \
-             turn permessage-deflate off at the peer"
-                .to_owned()
-        }
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            "the peer closed the connection without a Close".to_owned()
-        }
-        WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
-            format!("the peer sent a message of {size} bytes; `message_max` is {max_size}")
-        }
-        WsError::Io(error) => error.to_string(),
-        error => error.to_string(),
     }
 }

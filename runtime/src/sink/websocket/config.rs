@@ -3,19 +3,18 @@
 //! Owns the keys as users write them (these comments are the reference) and what can be known to be
 //! wrong before the first record (I6). Does no I/O: files and addresses are opened by `client`.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::address::{Address, ProxyAddress};
+use super::address::Address;
+use super::endpoint::{self, Endpoint, Headers, TlsKeys};
+use super::frames::{self, Batch, Format, Frames, FramingKeys};
 use super::session::{Confirm, Rules};
 use crate::driver::{self, Facts, Problem};
-use crate::sink::framing::{BatchBounds, Batching, Carrier, Framing};
+use crate::sink::framing::Framing;
 use crate::units::{ByteSize, Secret, Span};
 
 /// Push to a WebSocket server.
@@ -37,21 +36,21 @@ pub(super) struct Config {
     #[serde(default)]
     window: Window,
     /// Small frames are coalesced for so long at most; a line that was idle never waits.
-    #[serde(default = "flush")]
+    #[serde(default = "frames::flush")]
     flush: Span,
     /// Text or binary messages.
     #[serde(default)]
     format: Format,
     /// One record a message, lines of records, or JSON arrays of records.
     #[serde(default)]
-    framing: FramingKey,
+    framing: Frames,
     /// When a message of several records is closed; for `ndjson` and `json-array`.
     batch: Option<Batch>,
     /// Wrap each record in `{"id","ts","key","data"}`.
     #[serde(default)]
     envelope: bool,
     /// Longest message. A longer record is rejected.
-    #[serde(default = "frame_max")]
+    #[serde(default = "frames::frame_max")]
     frame_max: ByteSize,
     /// Longest time for one attempt to connect: DNS, TCP, proxy, TLS and handshake together.
     #[serde(default = "connect_timeout")]
@@ -81,14 +80,8 @@ pub(super) struct Config {
     proxy: Option<Secret>,
 }
 
-fn flush() -> Span {
-    Span(Duration::from_millis(10))
-}
-fn frame_max() -> ByteSize {
-    ByteSize(16 << 20)
-}
 fn connect_timeout() -> Span {
-    Span(Duration::from_secs(10))
+    Span(endpoint::CONNECT_TIMEOUT)
 }
 fn write_timeout() -> Span {
     Span(Rules::default().write_timeout)
@@ -103,45 +96,7 @@ fn ping_interval() -> Span {
     Span(Rules::default().ping_interval)
 }
 fn message_max() -> ByteSize {
-    ByteSize(1 << 20)
-}
-
-/// Headers, in either of the two ways in which they are written.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum Headers {
-    /// `- Name: value`
-    List(Vec<BTreeMap<String, HeaderText>>),
-    /// `Name: value`
-    Map(BTreeMap<String, HeaderText>),
-}
-
-impl Default for Headers {
-    fn default() -> Self {
-        Self::Map(BTreeMap::new())
-    }
-}
-
-/// A header's value; YAML may read it as a number or a truth value.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-enum HeaderText {
-    /// As written.
-    Text(Secret),
-    /// `X-Shard: 7`
-    Number(serde_json::Number),
-    /// `X-Trial: true`
-    Truth(bool),
-}
-
-impl HeaderText {
-    fn reveal(&self) -> String {
-        match self {
-            Self::Text(text) => text.reveal().to_owned(),
-            Self::Number(number) => number.to_string(),
-            Self::Truth(truth) => truth.to_string(),
-        }
-    }
+    ByteSize(endpoint::MESSAGE_BYTES_MAX as u64)
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -215,39 +170,6 @@ impl Default for Window {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    /// Text messages; a record that is not UTF-8 is rejected.
-    #[default]
-    Text,
-    /// Binary messages.
-    Binary,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-enum FramingKey {
-    /// One record a message.
-    #[default]
-    Record,
-    /// Records separated by newlines; a record with a newline is rejected.
-    Ndjson,
-    /// A JSON array of records; a record that is not JSON is rejected.
-    JsonArray,
-}
-
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Batch {
-    /// Most records in a message (500).
-    records: Option<usize>,
-    /// Most bytes in a message (64KiB).
-    bytes: Option<ByteSize>,
-    /// Longest wait of the first record in a message (10ms).
-    time: Option<Span>,
-}
-
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Reconnect {
@@ -275,19 +197,6 @@ impl Default for Reconnect {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct TlsKeys {
-    /// PEM file of the authorities to trust instead of the system's.
-    ca: Option<String>,
-    /// PEM file of a client certificate (and its chain).
-    cert: Option<String>,
-    /// PEM file of the client certificate's key.
-    key: Option<String>,
-    /// Name to ask for and to verify instead of the host in `url`.
-    server_name: Option<String>,
-}
-
 /// How the peer's messages confirm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Replies {
@@ -299,43 +208,14 @@ pub(super) enum Replies {
     Id { pointer: String, id: String },
 }
 
-/// Files and names for TLS.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TlsPlan {
-    /// Authorities instead of the system's.
-    pub(super) ca: Option<PathBuf>,
-    /// Client certificate and key.
-    pub(super) identity: Option<(PathBuf, PathBuf)>,
-    /// Name instead of the host.
-    pub(super) server_name: Option<String>,
-}
-
-/// Which proxy to go through.
-#[derive(Clone, Debug)]
-pub(super) enum ProxyPlan {
-    /// What the environment says.
-    Environment,
-    /// None.
-    Direct,
-    /// This one.
-    Through(ProxyAddress),
-}
-
 /// The checked config.
 #[derive(Clone, Debug)]
 pub(super) struct ClientPlan {
-    pub(super) address: Address,
-    /// Handshake headers; values are marked sensitive, so that `Debug` hides them (I7).
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    pub(super) subprotocols: Vec<String>,
+    pub(super) endpoint: Endpoint,
     pub(super) rules: Rules,
     pub(super) replies: Replies,
     pub(super) framing: Framing,
     pub(super) flush: Duration,
-    pub(super) connect_timeout: Duration,
-    pub(super) message_bytes_max: usize,
-    pub(super) tls: TlsPlan,
-    pub(super) proxy: ProxyPlan,
     /// For reading the config again.
     pub(super) facts: Facts,
 }
@@ -351,30 +231,37 @@ pub(super) fn check(config: Value, facts: &Facts) -> Result<ClientPlan, Vec<Prob
     let mut problems = Vec::new();
     let address = Address::parse(config.url.reveal())
         .map_err(|wrong| problems.push(Problem::error("/url", wrong)));
-    let headers = headers(&config.headers, &mut problems);
-    for (index, name) in config.subprotocols.iter().enumerate() {
-        if HeaderName::from_bytes(name.as_bytes()).is_err() {
-            problems.push(Problem::error(
-                format!("/subprotocols/{index}"),
-                format!("`{name}` is not a subprotocol name: it must be a token without spaces"),
-            ));
-        }
-    }
+    let headers = endpoint::headers(&config.headers, &mut problems);
+    endpoint::subprotocols(&config.subprotocols, &mut problems);
     let (confirm, replies) = ack(&config.ack, &mut problems);
-    let framing = framing(&config, &mut problems);
+    let framing = FramingKeys {
+        format: config.format,
+        framing: config.framing,
+        batch: config.batch,
+        envelope: config.envelope,
+        frame_max: config.frame_max,
+    }
+    .check(&mut problems);
+    bounds(&config, &mut problems);
     durations(&config, &mut problems);
-    let tls = tls(
+    let tls = endpoint::tls(
         config.tls.as_ref(),
         address.as_ref().ok(),
         facts,
         &mut problems,
     );
-    let proxy = proxy(config.proxy.as_ref(), &mut problems);
+    let proxy = endpoint::proxy(config.proxy.as_ref(), &mut problems);
     match address {
         Ok(address) if problems.iter().all(|problem| problem.warning) => Ok(ClientPlan {
-            address,
-            headers,
-            subprotocols: config.subprotocols,
+            endpoint: Endpoint {
+                address,
+                headers,
+                subprotocols: config.subprotocols,
+                tls,
+                proxy,
+                connect_timeout: config.connect_timeout.0,
+                message_bytes_max: config.message_max.0 as usize,
+            },
             rules: Rules {
                 dials: true,
                 confirm,
@@ -391,80 +278,10 @@ pub(super) fn check(config: Value, facts: &Facts) -> Result<ClientPlan, Vec<Prob
             replies,
             framing,
             flush: config.flush.0,
-            connect_timeout: config.connect_timeout.0,
-            message_bytes_max: config.message_max.0 as usize,
-            tls,
-            proxy,
             facts: facts.clone(),
         }),
         _ => Err(problems),
     }
-}
-
-/// Headers that the handshake sets itself.
-const RESERVED: &[&str] = &[
-    "connection",
-    "upgrade",
-    "content-length",
-    "transfer-encoding",
-    "sec-websocket-key",
-    "sec-websocket-version",
-    "sec-websocket-extensions",
-];
-
-fn headers(written: &Headers, problems: &mut Vec<Problem>) -> Vec<(HeaderName, HeaderValue)> {
-    let entries: Vec<(String, &String, &HeaderText)> = match written {
-        Headers::Map(map) => map
-            .iter()
-            .map(|(name, value)| (format!("/headers/{}", escape(name)), name, value))
-            .collect(),
-        Headers::List(list) => list
-            .iter()
-            .enumerate()
-            .flat_map(|(index, map)| {
-                map.iter().map(move |(name, value)| {
-                    (format!("/headers/{index}/{}", escape(name)), name, value)
-                })
-            })
-            .collect(),
-    };
-    let mut headers = Vec::with_capacity(entries.len());
-    for (pointer, name, value) in entries {
-        let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-            let message = format!("`{name}` is not a header name");
-            problems.push(Problem::error(pointer, message));
-            continue;
-        };
-        if RESERVED.contains(&parsed.as_str()) {
-            let message = format!("`{name}` is set by the WebSocket handshake itself");
-            problems.push(Problem::error(pointer, message).help("remove it"));
-            continue;
-        }
-        if parsed.as_str() == "sec-websocket-protocol" {
-            let message = format!("`{name}` is written as `subprotocols`");
-            problems.push(
-                Problem::error(pointer, message).help("write `subprotocols: [NAME]` instead"),
-            );
-            continue;
-        }
-        match HeaderValue::from_str(&value.reveal()) {
-            Ok(mut value) => {
-                value.set_sensitive(true);
-                headers.push((parsed, value));
-            }
-            // The value itself may be a secret, so the message does not show it (I7).
-            Err(_) => problems.push(
-                Problem::error(pointer, format!("the value of `{name}` cannot be sent"))
-                    .help("it has a line break or a character that headers do not allow"),
-            ),
-        }
-    }
-    headers
-}
-
-/// A key as a part of a JSON pointer.
-fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 fn ack(written: &AckKey, problems: &mut Vec<Problem>) -> (Confirm, Replies) {
@@ -499,50 +316,16 @@ fn is_pointer(text: &str) -> bool {
     text.is_empty() || text.starts_with('/')
 }
 
-fn framing(config: &Config, problems: &mut Vec<Problem>) -> Framing {
-    let batch = config.batch.unwrap_or_default();
-    if config.framing == FramingKey::Record && config.batch.is_some() {
-        problems.push(
-            Problem::error("/batch", "`batch` means nothing with one record a message")
-                .help("set `framing: ndjson` or `framing: json-array`, or remove `batch`"),
-        );
-    }
-    let bounds = BatchBounds {
-        records_max: batch.records.unwrap_or(500),
-        bytes_max: batch.bytes.unwrap_or(ByteSize(64 << 10)).0 as usize,
-        wait: batch.time.unwrap_or_else(flush).0,
-    };
-    let frame_bytes_max = config.frame_max.0 as usize;
+fn bounds(config: &Config, problems: &mut Vec<Problem>) {
     let at_least_one = [
-        ("/batch/records", bounds.records_max),
-        ("/batch/bytes", bounds.bytes_max),
-        ("/frame_max", frame_bytes_max),
-        ("/window/records", config.window.records as usize),
-        ("/window/bytes", config.window.bytes.0 as usize),
-        ("/message_max", config.message_max.0 as usize),
+        ("/window/records", config.window.records),
+        ("/window/bytes", config.window.bytes.0),
+        ("/message_max", config.message_max.0),
     ];
     for (pointer, _) in at_least_one.iter().filter(|(_, value)| *value == 0) {
         let key = &pointer[1..].replace('/', ".");
-        problems.push(Problem::error(
-            *pointer,
-            format!("`{key}` must be at least 1"),
-        ));
-    }
-    if frame_bytes_max as u64 > 1 << 30 {
-        problems.push(Problem::error("/frame_max", "a message is 1GiB at most"));
-    }
-    Framing {
-        carrier: match config.format {
-            Format::Text => Carrier::Text,
-            Format::Binary => Carrier::Binary,
-        },
-        batch: match config.framing {
-            FramingKey::Record => Batching::Record,
-            FramingKey::Ndjson => Batching::Ndjson(bounds),
-            FramingKey::JsonArray => Batching::JsonArray(bounds),
-        },
-        envelope: config.envelope,
-        frame_bytes_max,
+        let message = format!("`{key}` must be at least 1");
+        problems.push(Problem::error(*pointer, message));
     }
 }
 
@@ -573,60 +356,6 @@ fn durations(config: &Config, problems: &mut Vec<Problem>) {
             "/reconnect/max",
             "`reconnect.max` must be longer than 0",
         ));
-    }
-}
-
-fn tls(
-    keys: Option<&TlsKeys>,
-    address: Option<&Address>,
-    facts: &Facts,
-    problems: &mut Vec<Problem>,
-) -> TlsPlan {
-    let Some(keys) = keys else {
-        return TlsPlan::default();
-    };
-    if address.is_some_and(|address| !address.secure) {
-        problems.push(
-            Problem::error("/tls", "`tls` means nothing with a ws:// address")
-                .help("use wss://, or remove `tls`"),
-        );
-    }
-    let identity = match (&keys.cert, &keys.key) {
-        (Some(cert), Some(key)) => Some((facts.path(cert), facts.path(key))),
-        (None, None) => None,
-        (Some(_), None) => {
-            problems.push(Problem::error("/tls/cert", "`cert` needs `key`"));
-            None
-        }
-        (None, Some(_)) => {
-            problems.push(Problem::error("/tls/key", "`key` needs `cert`"));
-            None
-        }
-    };
-    if let Some(name) = &keys.server_name
-        && rustls::pki_types::ServerName::try_from(name.as_str()).is_err()
-    {
-        let message = format!("`{name}` is not a host name");
-        problems.push(Problem::error("/tls/server_name", message));
-    }
-    TlsPlan {
-        ca: keys.ca.as_ref().map(|path| facts.path(path)),
-        identity,
-        server_name: keys.server_name.clone(),
-    }
-}
-
-fn proxy(written: Option<&Secret>, problems: &mut Vec<Problem>) -> ProxyPlan {
-    match written.map(Secret::reveal) {
-        None => ProxyPlan::Environment,
-        Some("none") => ProxyPlan::Direct,
-        Some(url) => match ProxyAddress::parse(url) {
-            Ok(address) => ProxyPlan::Through(address),
-            Err(wrong) => {
-                problems.push(Problem::error("/proxy", wrong));
-                ProxyPlan::Direct
-            }
-        },
     }
 }
 

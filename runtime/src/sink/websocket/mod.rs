@@ -13,14 +13,21 @@ mod address;
 mod client;
 mod config;
 mod connect;
+mod endpoint;
+mod frames;
+mod handshake;
+mod inbound;
+mod layers;
+mod line;
 mod outbound;
+mod probe;
 pub mod receiver;
 mod replies;
 mod server;
 pub mod session;
-mod socket;
 pub mod subscription;
 mod tls;
+mod words;
 
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {

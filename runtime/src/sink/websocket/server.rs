@@ -22,7 +22,6 @@ use crate::sink::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
 
 mod config;
 mod http;
-mod inbound;
 mod release;
 mod subscriber;
 #[cfg(test)]
@@ -38,7 +37,17 @@ const VISITORS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What happens once the source is at its end and the journal is closed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    serde::Deserialize,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum AtEnd {
     /// Keep the port and the subscribers until the run is stopped.

@@ -4,19 +4,27 @@
 //! plain stream starts at the newest record, so what was published during a break is told as missed.
 //! Called by `wirefall subscribe`.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
-use http::Uri;
-use tokio::net::TcpStream;
+use futures_util::FutureExt;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use super::address::Address;
+use super::connect;
+use super::endpoint::Endpoint;
+use super::layers::Layers;
+use super::line::{Line, Moved};
+use super::outbound::Control;
+use super::{tls, words};
+use crate::journal::Position;
+
+/// Longest message that is taken: whatever a stream may be set to.
+const MESSAGE_BYTES_MAX: usize = 1 << 30;
 /// Silence after which the server is pinged, and then after which it counts as gone.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// Bounds of the wait before another attempt; it doubles, and is drawn from 0 up to it.
@@ -24,10 +32,6 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for the answer to our Close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most bytes of a refusal's body that are shown.
-const REFUSAL_BYTES_MAX: usize = 500;
-
-type Line = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// What a subscription brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,27 +69,40 @@ pub enum SubscribeError {
 
 /// See the module.
 pub struct Subscription {
-    url: String,
+    endpoint: Endpoint,
+    tls: Option<Arc<rustls::ClientConfig>>,
     line: Option<Line>,
     wait: Duration,
     /// When the next attempt is due.
     dial_at: Instant,
+    /// When the server was last heard.
+    heard_at: Instant,
     pinged: bool,
     ended: bool,
 }
 
 impl Subscription {
-    /// A subscription to `url` that is not connected yet.
+    /// A subscription to `url` that is not connected yet; `ca` is a PEM file of the authorities to trust
+    /// instead of the system's.
     ///
     /// # Errors
-    /// The address is wrong.
-    pub fn new(url: &str) -> Result<Self, SubscribeError> {
-        check(url).map_err(SubscribeError::Address)?;
+    /// The address, or the file, is wrong.
+    pub fn new(url: &str, ca: Option<PathBuf>) -> Result<Self, SubscribeError> {
+        let address = Address::parse(url).map_err(|wrong| {
+            let advice = "write it like ws://127.0.0.1:9400/v1/streams/NAME";
+            SubscribeError::Address(format!("{wrong}; {advice}"))
+        })?;
+        let mut endpoint = Endpoint::at(address);
+        endpoint.message_bytes_max = MESSAGE_BYTES_MAX;
+        endpoint.tls.ca = ca;
+        let tls = tls::of(&endpoint).map_err(SubscribeError::Address)?;
         Ok(Self {
-            url: url.to_owned(),
+            endpoint,
+            tls,
             line: None,
             wait: BACKOFF_MIN,
             dial_at: Instant::now(),
+            heard_at: Instant::now(),
             pinged: false,
             ended: false,
         })
@@ -96,15 +113,16 @@ impl Subscription {
     /// # Errors
     /// What happened, and what to do.
     pub async fn connect(&mut self) -> Result<(), SubscribeError> {
-        let line = dial(&self.url).await.map_err(SubscribeError::Refused)?;
-        self.line = Some(line);
-        Ok(())
+        self.dial().await.map_err(SubscribeError::Refused)
     }
 
     /// What has arrived already, without waiting.
     pub fn ready(&mut self) -> Option<Event> {
-        let message = self.line.as_mut()?.next().now_or_never()?;
-        self.take(message)
+        if let Some(event) = self.take() {
+            return Some(event);
+        }
+        let moved = self.line.as_mut()?.moved(true).now_or_never()?;
+        self.moved(moved).or_else(|| self.take())
     }
 
     /// The next event. Safe to drop while it waits.
@@ -113,23 +131,25 @@ impl Subscription {
             if self.ended {
                 return Event::End;
             }
+            if let Some(event) = self.take() {
+                return event;
+            }
             let Some(line) = &mut self.line else {
                 sleep(self.dial_at.saturating_duration_since(Instant::now())).await;
-                match dial(&self.url).await {
-                    Ok(line) => {
-                        self.line = Some(line);
-                        return Event::Back;
-                    }
-                    Err(reason) => return self.broken(reason),
-                }
+                return match self.dial().await {
+                    Ok(()) => Event::Back,
+                    Err(reason) => self.broken(reason),
+                };
             };
-            let event = match timeout(PING_INTERVAL, line.next()).await {
-                Ok(message) => self.take(message),
+            line.take_answers();
+            let silent_at = self.heard_at + PING_INTERVAL;
+            let event = match tokio::time::timeout_at(silent_at, line.moved(true)).await {
+                Ok(moved) => self.moved(moved),
                 Err(_) if self.pinged => Some(self.broken("the server answers no more".into())),
                 Err(_) => {
                     self.pinged = true;
-                    // A broken line tells itself at the next read.
-                    let _ = timeout(CLOSE_TIMEOUT, line.send(Message::Ping(Bytes::new()))).await;
+                    self.heard_at = Instant::now();
+                    line.out.push_control(Control::Ping, b"");
                     None
                 }
             };
@@ -141,39 +161,82 @@ impl Subscription {
 
     /// Leaves politely, within a bound.
     pub async fn close(mut self) {
-        if let Some(mut line) = self.line.take() {
-            let polite = async {
-                let _ = line.close(None).await;
-                while let Some(Ok(_)) = line.next().await {}
+        let Some(mut line) = self.line.take() else {
+            return;
+        };
+        line.out
+            .push_control(Control::Close, &1000_u16.to_be_bytes());
+        let answered = async {
+            loop {
+                while let Some(said) = line.next() {
+                    if !said.is_ok_and(|message| !message.is_close()) {
+                        return;
+                    }
+                }
+                if let Some(Err(_)) = line.moved(true).await.read {
+                    return;
+                }
+            }
+        };
+        let _ = timeout(CLOSE_TIMEOUT, answered).await;
+    }
+
+    /// One attempt to connect.
+    async fn dial(&mut self) -> Result<(), String> {
+        let mut layers = Layers::default();
+        let connected = connect::connect(&self.endpoint, self.tls.as_ref(), &mut layers).await;
+        let connected = connected.map_err(|failure| {
+            let advice = match layers.last() {
+                Some("tcp") => "; does the pipeline run?",
+                _ => "",
             };
-            let _ = timeout(CLOSE_TIMEOUT, polite).await;
+            let address = &self.endpoint.address;
+            format!("cannot connect to {address}: {}{advice}", failure.message)
+        })?;
+        let line = Line::new(connected, Position::default()).map_err(|error| error.to_string())?;
+        self.line = Some(line);
+        self.heard_at = Instant::now();
+        Ok(())
+    }
+
+    /// Bytes moved; tells if that was the end.
+    fn moved(&mut self, moved: Moved) -> Option<Event> {
+        match (moved.read, moved.wrote) {
+            (Some(Err(error)), _) | (_, Some(Err(error))) => {
+                // What was read before the end comes first.
+                let event = self.take();
+                event.or_else(|| Some(self.broken(words::of_read(&error))))
+            }
+            (read, _) => {
+                if read.is_some() {
+                    self.heard_at = Instant::now();
+                    self.pinged = false;
+                }
+                None
+            }
         }
     }
 
-    fn take(&mut self, message: Option<Result<Message, Error>>) -> Option<Event> {
-        self.pinged = false;
-        let frame = |payload, text| Some(Event::Frame { payload, text });
-        match message {
-            Some(Ok(Message::Text(text))) => {
-                self.wait = BACKOFF_MIN;
-                frame(text.into(), true)
-            }
-            Some(Ok(Message::Binary(bytes))) => {
-                self.wait = BACKOFF_MIN;
-                frame(bytes, false)
-            }
-            Some(Ok(Message::Close(Some(close)))) if close.code == CloseCode::Normal => {
-                self.ended = true;
-                Some(Event::End)
-            }
-            Some(Ok(Message::Close(Some(close)))) => {
-                let reason = format!("closed by the server: {} ({})", close.reason, close.code);
-                Some(self.broken(reason))
-            }
-            Some(Ok(Message::Close(None))) => Some(self.broken("closed by the server".into())),
-            Some(Ok(_)) => None,
-            Some(Err(error)) => Some(self.broken(error.to_string())),
-            None => Some(self.broken("the connection ended".into())),
+    /// The next event in what was read.
+    fn take(&mut self) -> Option<Event> {
+        loop {
+            let (payload, text) = match self.line.as_mut()?.next()? {
+                Ok(Message::Text(text)) => (text.into(), true),
+                Ok(Message::Binary(bytes)) => (bytes, false),
+                Ok(Message::Close(Some(close))) if close.code == CloseCode::Normal => {
+                    self.line.as_mut()?.answer_close();
+                    self.ended = true;
+                    return Some(Event::End);
+                }
+                Ok(Message::Close(close)) => {
+                    self.line.as_mut()?.answer_close();
+                    return Some(self.broken(words::of_close(close.as_ref())));
+                }
+                Ok(_) => continue,
+                Err(error) => return Some(self.broken(words::of_error(&error))),
+            };
+            self.wait = BACKOFF_MIN;
+            return Some(Event::Frame { payload, text });
         }
     }
 
@@ -184,43 +247,5 @@ impl Subscription {
         self.wait = (self.wait * 2).min(BACKOFF_MAX);
         self.dial_at = Instant::now() + wait;
         Event::Broken { reason, wait }
-    }
-}
-
-/// What is wrong with an address, without dialling.
-fn check(url: &str) -> Result<(), String> {
-    let uri: Uri = url
-        .parse()
-        .map_err(|error| format!("`{url}` is not an address: {error}"))?;
-    let advice = "write it like ws://127.0.0.1:9400/v1/streams/NAME";
-    match uri.scheme_str() {
-        Some("ws") if uri.authority().is_some() => Ok(()),
-        Some("http") => Err(format!(
-            "`{url}` is an address of pages; the stream's begins with ws://"
-        )),
-        Some("wss" | "https") => Err(format!(
-            "`{url}` asks for TLS, which `subscribe` does not speak yet; {advice}"
-        )),
-        _ => Err(format!("`{url}` is no WebSocket address; {advice}")),
-    }
-}
-
-async fn dial(url: &str) -> Result<Line, String> {
-    match timeout(CONNECT_TIMEOUT, tokio_tungstenite::connect_async(url)).await {
-        Ok(Ok((line, _))) => Ok(line),
-        Ok(Err(Error::Io(error))) => Err(format!(
-            "cannot reach {url}: {error}; does the pipeline run?"
-        )),
-        Ok(Err(Error::Http(response))) => {
-            let body = response.body().as_deref().unwrap_or_default();
-            let body = String::from_utf8_lossy(&body[..body.len().min(REFUSAL_BYTES_MAX)]);
-            Err(format!(
-                "{url} answers {}: {}",
-                response.status(),
-                body.trim()
-            ))
-        }
-        Ok(Err(error)) => Err(format!("{url} does not speak WebSocket: {error}")),
-        Err(_) => Err(format!("{url} does not answer within {CONNECT_TIMEOUT:?}")),
     }
 }

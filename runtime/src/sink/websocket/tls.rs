@@ -9,10 +9,18 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
-use super::config::TlsPlan;
+use super::endpoint::{Endpoint, TlsPlan};
+
+/// The config for an endpoint, where it is reached by TLS.
+pub(super) fn of(endpoint: &Endpoint) -> Result<Option<Arc<ClientConfig>>, String> {
+    match endpoint.address.secure {
+        true => client_config(&endpoint.tls).map(Some),
+        false => Ok(None),
+    }
+}
 
 /// Builds the config; an error says which file and what to do.
-pub(super) fn client_config(plan: &TlsPlan) -> Result<Arc<ClientConfig>, String> {
+fn client_config(plan: &TlsPlan) -> Result<Arc<ClientConfig>, String> {
     let roots = match &plan.ca {
         Some(path) => private_roots(path)?,
         None => system_roots()?,

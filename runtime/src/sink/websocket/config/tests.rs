@@ -1,8 +1,10 @@
 //! Right and wrong configs, each with the place and the words of what is said.
 
+use http::header::{HeaderName, HeaderValue};
 use serde_json::json;
 
 use super::*;
+use crate::sink::framing::{Batching, Carrier};
 
 fn checked(config: Value) -> Result<ClientPlan, Vec<(String, String)>> {
     check(config, &Facts::default()).map_err(|problems| {
@@ -46,7 +48,7 @@ fn headers_are_a_list_of_one_entry_maps_or_a_map() {
         json!({"Authorization": "Bearer t", "X-Shard": 7}),
     ] {
         let plan = checked(with(json!({"headers": headers}))).unwrap();
-        assert_eq!(plan.headers, expected);
+        assert_eq!(plan.endpoint.headers, expected);
         assert!(!format!("{plan:?}").contains("Bearer"), "I7");
     }
 }
@@ -116,11 +118,6 @@ fn i6_what_is_wrong_is_said_with_its_place() {
             "at least 1",
         ),
         (json!({"batch": {"records": 5}}), "/batch", "ndjson"),
-        (
-            json!({"framing": "ndjson", "batch": {"records": 0}}),
-            "/batch/records",
-            "at least 1",
-        ),
         (json!({"frame_max": "2GiB"}), "/frame_max", "1GiB"),
         (
             json!({"confirm_timeout": "0"}),

@@ -13,14 +13,11 @@ use serde_json::Value;
 use super::{AtEnd, Plan, Timing};
 use crate::driver::{Facts, Problem, read};
 use crate::sink::SinkPlan;
-use crate::sink::framing::{BatchBounds, Batching, Carrier, Framing};
+use crate::sink::websocket::frames::{self, Batch, Format, Frames, FramingKeys};
 use crate::units::{ByteSize, Span};
 
 /// Longest that frames may be held back together.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
-
-/// Largest frame that may be set.
-const FRAME_BYTES_MAX: u64 = 1 << 30;
 
 /// The `websocket` sink with `listen`: publishes to whoever subscribes.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -39,22 +36,22 @@ pub struct Config {
     /// Most subscribers at a time; further ones are answered 503.
     #[serde(default = "defaults::subscribers_max")]
     subscribers_max: NonZeroU32,
-    /// Longest that small frames wait to go out together; 0 sends each at once.
-    #[serde(default = "defaults::flush")]
+    /// Small frames are coalesced for so long at most; `0` sends each at once.
+    #[serde(default = "frames::flush")]
     flush: Span,
-    /// Frames of text (must be UTF-8) or binary ones.
+    /// Text or binary messages.
     #[serde(default)]
     format: Format,
-    /// One record a frame, or several.
+    /// One record a message, lines of records, or JSON arrays of records.
     #[serde(default)]
     framing: Frames,
-    /// When a frame of several records is closed; for `ndjson` and `json-array`.
+    /// When a message of several records is closed; for `ndjson` and `json-array`.
     batch: Option<Batch>,
-    /// Wrap each record in {"id","ts","key","data"}.
+    /// Wrap each record in `{"id","ts","key","data"}`.
     #[serde(default)]
     envelope: bool,
-    /// Most bytes in a frame; a longer record is rejected.
-    #[serde(default = "defaults::frame_max")]
+    /// Longest message. A longer record is rejected.
+    #[serde(default = "frames::frame_max")]
     frame_max: ByteSize,
     /// Silence after which a subscriber is pinged, and then after which it counts as gone.
     #[serde(default = "defaults::ping_interval")]
@@ -67,57 +64,11 @@ pub struct Config {
     write_timeout: Span,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    #[default]
-    Text,
-    Binary,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-enum Frames {
-    #[default]
-    Record,
-    Ndjson,
-    JsonArray,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Batch {
-    /// Most records in a frame.
-    records: NonZeroU32,
-    /// Most bytes in a frame.
-    bytes: ByteSize,
-    /// Longest wait of the first record in a frame.
-    time: Span,
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self {
-            records: NonZeroU32::new(500).expect("500 is not zero"),
-            bytes: ByteSize(64 << 10),
-            time: defaults::flush(),
-        }
-    }
-}
-
 mod defaults {
     use super::*;
 
     pub(super) fn subscribers_max() -> NonZeroU32 {
         NonZeroU32::new(4096).expect("4096 is not zero")
-    }
-
-    pub(super) fn flush() -> Span {
-        Span(Duration::from_millis(10))
-    }
-
-    pub(super) fn frame_max() -> ByteSize {
-        ByteSize(16 << 20)
     }
 
     pub(super) fn ping_interval() -> Span {
@@ -173,21 +124,14 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
                 .help("frames that wait longer than a second are not live; 10ms is the default"),
         );
     }
-    if config.framing == Frames::Record && config.batch.is_some() {
-        problems.push(
-            Problem::error("/batch", "`batch` means nothing with one record a frame")
-                .help("set `framing: ndjson` or `framing: json-array`, or remove `batch`"),
-        );
+    let framing = FramingKeys {
+        format: config.format,
+        framing: config.framing,
+        batch: config.batch,
+        envelope: config.envelope,
+        frame_max: config.frame_max,
     }
-    let batch = config.batch.unwrap_or_default();
-    for (pointer, size) in [
-        ("/frame_max", config.frame_max),
-        ("/batch/bytes", batch.bytes),
-    ] {
-        if !(1..=FRAME_BYTES_MAX).contains(&size.0) {
-            problems.push(Problem::error(pointer, "must be from 1B to 1GiB"));
-        }
-    }
+    .check(&mut problems);
     match listen {
         Some(listen) if problems.is_empty() => Ok(Plan {
             listen,
@@ -195,13 +139,7 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
             at_end: config.at_end,
             origins: config.origins,
             subscribers_max: config.subscribers_max,
-            framing: framing(
-                config.format,
-                config.framing,
-                batch,
-                config.envelope,
-                config.frame_max,
-            ),
+            framing,
             timing: Timing {
                 flush: config.flush.0,
                 ping_interval: config.ping_interval.0,
@@ -271,33 +209,6 @@ fn wrong_origin(index: usize, origin: &str) -> Option<Problem> {
         )
         .help("write scheme and host as browsers send them: https://dashboard.example.com")
     })
-}
-
-fn framing(
-    format: Format,
-    frames: Frames,
-    batch: Batch,
-    envelope: bool,
-    frame_max: ByteSize,
-) -> Framing {
-    let bounds = BatchBounds {
-        records_max: batch.records.get() as usize,
-        bytes_max: batch.bytes.0 as usize,
-        wait: batch.time.0,
-    };
-    Framing {
-        carrier: match format {
-            Format::Text => Carrier::Text,
-            Format::Binary => Carrier::Binary,
-        },
-        batch: match frames {
-            Frames::Record => Batching::Record,
-            Frames::Ndjson => Batching::Ndjson(bounds),
-            Frames::JsonArray => Batching::JsonArray(bounds),
-        },
-        envelope,
-        frame_bytes_max: frame_max.0 as usize,
-    }
 }
 
 /// A name as a path segment.

@@ -17,10 +17,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::inbound::{Heard, Inbound};
 use super::release::Signal;
 use super::{AtEnd, Hub};
 use crate::journal::{Chunk, Marks, Position, Read};
+use crate::sink::websocket::inbound::Inbound;
 use crate::sink::websocket::session::{Order, Piece, Rules, Session, Step};
 
 /// Bytes that are gathered for one write.
@@ -31,8 +31,6 @@ const WRITE_CHUNKS: usize = 16;
 const TURN: usize = 4;
 /// Bytes of one read; a subscriber says little.
 const READ_BYTES: usize = 4096;
-/// Control frames that may wait for a peer that asks and does not read.
-const OUTBOX_BYTES_MAX: usize = 4096;
 /// Longest wait for the answer to our Close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest sleep where nothing is due.
@@ -141,7 +139,7 @@ impl<'a> Subscriber<'a> {
             signal: hub.released.watch(),
             hub,
             stream,
-            inbound: Inbound::new(),
+            inbound: Inbound::of_subscriber(),
             session,
             started: Instant::now(),
             rest: Vec::new(),
@@ -208,12 +206,10 @@ impl<'a> Subscriber<'a> {
         }
     }
 
-    fn interest(&mut self) -> Interest {
-        let listens = self.inbound.outbox().len() < OUTBOX_BYTES_MAX;
-        match (listens, self.blocked) {
-            (true, true) => Interest::READABLE | Interest::WRITABLE,
-            (true, false) => Interest::READABLE,
-            (false, _) => Interest::WRITABLE,
+    fn interest(&self) -> Interest {
+        match self.blocked {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
         }
     }
 
@@ -241,12 +237,21 @@ impl<'a> Subscriber<'a> {
         Ok(())
     }
 
+    /// Takes what was read. Messages are ignored, Pings answered, violations closed upon.
     fn hear(&mut self, bytes: &[u8]) {
         self.session.heard(self.started.elapsed());
-        if !matches!(self.stage, Stage::Closed { .. }) && self.inbound.hear(bytes) == Heard::Close {
-            let until = Instant::now() + CLOSE_TIMEOUT;
-            let end = self.broken();
-            self.stage = Stage::Closed { until, end };
+        if matches!(self.stage, Stage::Closed { .. }) {
+            return;
+        }
+        self.inbound.feed(bytes);
+        while let Some(said) = self.inbound.next() {
+            if let Err(error) = said {
+                self.inbound.complain(&error);
+                let until = Instant::now() + CLOSE_TIMEOUT;
+                let end = self.broken();
+                self.stage = Stage::Closed { until, end };
+                return;
+            }
         }
     }
 

@@ -1,0 +1,260 @@
+//! How a server is reached: address, headers, subprotocols, TLS, proxy; as written and as checked.
+//!
+//! Owns those keys and what can be known to be wrong about them before anything is dialled (I6). Does no
+//! I/O: `connect` opens the files and the addresses.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::address::{Address, ProxyAddress};
+use crate::driver::{Facts, Problem};
+use crate::units::Secret;
+
+/// Longest attempt to connect where nothing else is said.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest message of the server where nothing else is said.
+pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// All that one attempt to connect has to know.
+#[derive(Clone, Debug)]
+pub(super) struct Endpoint {
+    pub(super) address: Address,
+    /// Handshake headers; values are marked sensitive, so that `Debug` hides them (I7).
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Subprotocols to offer, best first.
+    pub(super) subprotocols: Vec<String>,
+    pub(super) tls: TlsPlan,
+    pub(super) proxy: ProxyPlan,
+    /// Longest time for one attempt, all layers together.
+    pub(super) connect_timeout: Duration,
+    /// Longest message that the server may send.
+    pub(super) message_bytes_max: usize,
+}
+
+impl Endpoint {
+    /// The endpoint at an address, with nothing set.
+    pub(super) fn at(address: Address) -> Self {
+        Self {
+            address,
+            headers: Vec::new(),
+            subprotocols: Vec::new(),
+            tls: TlsPlan::default(),
+            proxy: ProxyPlan::Environment,
+            connect_timeout: CONNECT_TIMEOUT,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+        }
+    }
+}
+
+/// Headers, in either of the two ways in which they are written.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum Headers {
+    /// `- Name: value`
+    List(Vec<BTreeMap<String, HeaderText>>),
+    /// `Name: value`
+    Map(BTreeMap<String, HeaderText>),
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        Self::Map(BTreeMap::new())
+    }
+}
+
+/// A header's value; YAML may read it as a number or a truth value.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum HeaderText {
+    /// As written.
+    Text(Secret),
+    /// `X-Shard: 7`
+    Number(serde_json::Number),
+    /// `X-Trial: true`
+    Truth(bool),
+}
+
+impl HeaderText {
+    fn reveal(&self) -> String {
+        match self {
+            Self::Text(text) => text.reveal().to_owned(),
+            Self::Number(number) => number.to_string(),
+            Self::Truth(truth) => truth.to_string(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TlsKeys {
+    /// PEM file of the authorities to trust instead of the system's.
+    ca: Option<String>,
+    /// PEM file of a client certificate (and its chain).
+    cert: Option<String>,
+    /// PEM file of the client certificate's key.
+    key: Option<String>,
+    /// Name to ask for and to verify instead of the host in `url`.
+    server_name: Option<String>,
+}
+
+/// Files and names for TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct TlsPlan {
+    /// Authorities instead of the system's.
+    pub(super) ca: Option<PathBuf>,
+    /// Client certificate and key.
+    pub(super) identity: Option<(PathBuf, PathBuf)>,
+    /// Name instead of the host.
+    pub(super) server_name: Option<String>,
+}
+
+/// Which proxy to go through.
+#[derive(Clone, Debug)]
+pub(super) enum ProxyPlan {
+    /// What the environment says.
+    Environment,
+    /// None.
+    Direct,
+    /// This one.
+    Through(ProxyAddress),
+}
+
+/// Headers that the handshake sets itself.
+const RESERVED: &[&str] = &[
+    "connection",
+    "upgrade",
+    "content-length",
+    "transfer-encoding",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-websocket-extensions",
+];
+
+pub(super) fn headers(
+    written: &Headers,
+    problems: &mut Vec<Problem>,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let entries: Vec<(String, &String, &HeaderText)> = match written {
+        Headers::Map(map) => map
+            .iter()
+            .map(|(name, value)| (format!("/headers/{}", escape(name)), name, value))
+            .collect(),
+        Headers::List(list) => list
+            .iter()
+            .enumerate()
+            .flat_map(|(index, map)| {
+                map.iter().map(move |(name, value)| {
+                    (format!("/headers/{index}/{}", escape(name)), name, value)
+                })
+            })
+            .collect(),
+    };
+    let mut headers = Vec::with_capacity(entries.len());
+    for (pointer, name, value) in entries {
+        let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
+            let message = format!("`{name}` is not a header name");
+            problems.push(Problem::error(pointer, message));
+            continue;
+        };
+        if RESERVED.contains(&parsed.as_str()) {
+            let message = format!("`{name}` is set by the WebSocket handshake itself");
+            problems.push(Problem::error(pointer, message).help("remove it"));
+            continue;
+        }
+        if parsed.as_str() == "sec-websocket-protocol" {
+            let message = format!("`{name}` is written as `subprotocols`");
+            problems.push(
+                Problem::error(pointer, message).help("write `subprotocols: [NAME]` instead"),
+            );
+            continue;
+        }
+        match HeaderValue::from_str(&value.reveal()) {
+            Ok(mut value) => {
+                value.set_sensitive(true);
+                headers.push((parsed, value));
+            }
+            // The value itself may be a secret, so the message does not show it (I7).
+            Err(_) => problems.push(
+                Problem::error(pointer, format!("the value of `{name}` cannot be sent"))
+                    .help("it has a line break or a character that headers do not allow"),
+            ),
+        }
+    }
+    headers
+}
+
+/// Subprotocol names that cannot be sent.
+pub(super) fn subprotocols(names: &[String], problems: &mut Vec<Problem>) {
+    for (index, name) in names.iter().enumerate() {
+        if HeaderName::from_bytes(name.as_bytes()).is_err() {
+            problems.push(Problem::error(
+                format!("/subprotocols/{index}"),
+                format!("`{name}` is not a subprotocol name: it must be a token without spaces"),
+            ));
+        }
+    }
+}
+
+/// A key as a part of a JSON pointer.
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+pub(super) fn tls(
+    keys: Option<&TlsKeys>,
+    address: Option<&Address>,
+    facts: &Facts,
+    problems: &mut Vec<Problem>,
+) -> TlsPlan {
+    let Some(keys) = keys else {
+        return TlsPlan::default();
+    };
+    if address.is_some_and(|address| !address.secure) {
+        problems.push(
+            Problem::error("/tls", "`tls` means nothing with a ws:// address")
+                .help("use wss://, or remove `tls`"),
+        );
+    }
+    let identity = match (&keys.cert, &keys.key) {
+        (Some(cert), Some(key)) => Some((facts.path(cert), facts.path(key))),
+        (None, None) => None,
+        (Some(_), None) => {
+            problems.push(Problem::error("/tls/cert", "`cert` needs `key`"));
+            None
+        }
+        (None, Some(_)) => {
+            problems.push(Problem::error("/tls/key", "`key` needs `cert`"));
+            None
+        }
+    };
+    if let Some(name) = &keys.server_name
+        && rustls::pki_types::ServerName::try_from(name.as_str()).is_err()
+    {
+        let message = format!("`{name}` is not a host name");
+        problems.push(Problem::error("/tls/server_name", message));
+    }
+    TlsPlan {
+        ca: keys.ca.as_ref().map(|path| facts.path(path)),
+        identity,
+        server_name: keys.server_name.clone(),
+    }
+}
+
+pub(super) fn proxy(written: Option<&Secret>, problems: &mut Vec<Problem>) -> ProxyPlan {
+    match written.map(Secret::reveal) {
+        None => ProxyPlan::Environment,
+        Some("none") => ProxyPlan::Direct,
+        Some(url) => match ProxyAddress::parse(url) {
+            Ok(address) => ProxyPlan::Through(address),
+            Err(wrong) => {
+                problems.push(Problem::error("/proxy", wrong));
+                ProxyPlan::Direct
+            }
+        },
+    }
+}
