@@ -4,6 +4,9 @@
 //! refuses, closes, and dies of chosen records. At the end: nothing is lost (I1), order is kept (I3),
 //! what is sent twice stays inside one window a break, no good record is failed over, and the run ends
 //! within a bounded number of steps (I4).
+//!
+//! Longer than most files, because the network, the peer and the judge share one world and are read
+//! together.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -19,6 +19,7 @@ use crate::source::BatchLimits;
 use super::Plugins;
 use super::diagnostic::{Diagnostic, Severity};
 use super::expand::{Environment, Secrets, expand};
+use super::meant;
 use super::plan::{JournalPlan, Plan, Scaling, ServicePlan};
 use super::schema::{envelope, schema_of};
 use super::spec::{Kind, Node, Spec, resolve};
@@ -255,7 +256,7 @@ impl Checker {
 
     fn unknown_driver(&mut self, pointer: &str, noun: &str, name: &str, known: &[&str]) {
         let known_words = format!("{noun}s there are: {}", known.join(", "));
-        let help = match words::similar(name, known.iter().copied()) {
+        let help = match meant::similar(name, known.iter().copied()) {
             Some(meant) => format!("did you mean `{meant}`? {known_words}"),
             None if noun == "processor" => {
                 format!("{known_words}; write what `{name}` does as a plugin: wirefall new")

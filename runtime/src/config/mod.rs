@@ -14,6 +14,7 @@ mod check;
 mod diagnostic;
 mod docs;
 mod expand;
+mod meant;
 pub mod plan;
 mod schema;
 mod shape;

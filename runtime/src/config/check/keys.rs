@@ -3,10 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::Checker;
+use crate::config::meant;
 use crate::config::schema::{entries, schema_of};
 use crate::config::shape;
 use crate::config::types::Service;
-use crate::config::words::{self, At, Finding};
+use crate::config::words::{At, Finding};
 use crate::failover;
 use crate::sink;
 use crate::source;
@@ -29,7 +30,7 @@ impl Checker {
             if known.iter().any(|(name, _)| name == key) {
                 continue;
             }
-            let meant = words::similar(key, known.iter().map(|(name, _)| name.as_str()));
+            let meant = meant::similar(key, known.iter().map(|(name, _)| name.as_str()));
             misspelt |= meant.is_some();
             let finding = Finding {
                 pointer: String::new(),

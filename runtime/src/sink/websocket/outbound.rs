@@ -14,14 +14,12 @@ use rand::rngs::{StdRng, SysRng};
 
 use super::session::Piece;
 use crate::journal::{Chunk, Position};
-use crate::sink::framing::{Batching, Carrier, Framing};
+use crate::sink::framing::{Batching, Framing, push_header};
 
 /// How full the buffer is made before it is written.
 pub(super) const BUFFER_BYTES: usize = 128 * 1024;
 /// Longest header of a masked frame.
 const HEADER_BYTES_MAX: usize = 14;
-/// A final frame.
-const FINAL: u8 = 0x80;
 /// A masked frame.
 const MASKED: u8 = 0x80;
 
@@ -111,10 +109,8 @@ impl Outbound {
             }
             Piece::Record(index) => {
                 let record = chunk.record(*index);
-                let opcode = match framing.carrier {
-                    Carrier::Text => 0x1,
-                    Carrier::Binary | Carrier::Line => 0x2,
-                };
+                let opcode = framing.carrier.opcode();
+                let opcode = opcode.expect("a client's messages are text or binary");
                 match framing.batch {
                     Batching::Record | Batching::Ndjson(_) => self.push_frame(opcode, record),
                     Batching::JsonArray(_) => {
@@ -140,24 +136,9 @@ impl Outbound {
 
     fn push_frame(&mut self, opcode: u8, payload: &[u8]) {
         self.reserve(payload.len() + HEADER_BYTES_MAX);
-        let mut header = [FINAL | opcode, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let length = match payload.len() {
-            bytes @ 0..=125 => {
-                header[1] = bytes as u8;
-                2
-            }
-            bytes @ 126..=0xffff => {
-                header[1] = 126;
-                header[2..4].copy_from_slice(&(bytes as u16).to_be_bytes());
-                4
-            }
-            bytes => {
-                header[1] = 127;
-                header[2..10].copy_from_slice(&(bytes as u64).to_be_bytes());
-                10
-            }
-        };
-        self.push_masked(&header[..length], payload);
+        let mut header = Vec::with_capacity(HEADER_BYTES_MAX);
+        push_header(&mut header, opcode, payload.len());
+        self.push_masked(&header, payload);
     }
 
     /// Appends a frame with the header of an unmasked one. Room must be reserved.
@@ -201,7 +182,7 @@ pub(super) fn mask_into(to: &mut [u8], from: &[u8], mask: [u8; 4]) {
 mod tests {
     use super::*;
     use crate::journal::Frame;
-    use crate::sink::framing::push_header;
+    use crate::sink::framing::Carrier;
     use tokio_tungstenite::tungstenite::protocol::{Role, WebSocket};
     use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -217,7 +198,7 @@ mod tests {
     fn chunk(payloads: &[String]) -> Chunk {
         let (mut wire, mut frames, mut records) = (Vec::new(), Vec::new(), Vec::new());
         for payload in payloads {
-            push_header(&mut wire, Carrier::Text, payload.len());
+            push_header(&mut wire, 0x1, payload.len());
             let start = wire.len() as u32;
             wire.extend_from_slice(payload.as_bytes());
             records.push((start, wire.len() as u32));

@@ -1,0 +1,184 @@
+//! The framer: from outputs to frames that are ready for the wire.
+//!
+//! Owns the frame that is still open. Pure. The pipeline drives one, before the journal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{BatchBounds, Batching, Carrier, Framing, envelope, push_header};
+use crate::journal::{Chunk, Frame, Position};
+use crate::record::{Batch, Outputs};
+
+/// Builds frames from outputs, in order. A batch frame may stay open between batches.
+pub struct Framer {
+    framing: Framing,
+    wire: Vec<u8>,
+    frames: Vec<Frame>,
+    records: Vec<(u32, u32)>,
+    open: Open,
+    next: Position,
+    wire_bytes_last: usize,
+}
+
+/// A batch frame that is not closed yet: its payload, and its records' places in it.
+#[derive(Default)]
+struct Open {
+    payload: Vec<u8>,
+    records: Vec<(u32, u32)>,
+    since: Option<Duration>,
+}
+
+impl Framer {
+    /// A framer whose first record will be at `next`.
+    pub fn new(framing: Framing, next: Position) -> Self {
+        Self {
+            framing,
+            wire: Vec::new(),
+            frames: Vec::new(),
+            records: Vec::new(),
+            open: Open::default(),
+            next,
+            wire_bytes_last: 0,
+        }
+    }
+
+    /// The position of the next record that is pushed.
+    pub fn next(&self) -> Position {
+        self.next
+    }
+
+    /// Whether there are closed frames to take.
+    pub fn has_frames(&self) -> bool {
+        !self.frames.is_empty()
+    }
+
+    /// The position below which every record is in a closed frame.
+    pub fn closed_below(&self) -> Position {
+        Position(self.next.0 - self.open.records.len() as u64)
+    }
+
+    /// When the open frame has to be closed, if there is one.
+    pub fn deadline(&self) -> Option<Duration> {
+        let (Batching::Ndjson(bounds) | Batching::JsonArray(bounds)) = self.framing.batch else {
+            return None;
+        };
+        self.open.since.map(|since| since + bounds.wait)
+    }
+
+    /// Adds the outputs of a batch, all of which passed [`Framing::check`].
+    pub fn push(&mut self, batch: &Batch, outputs: &Outputs, now: Duration) {
+        if self.wire.capacity() == 0 {
+            self.wire.reserve(
+                self.wire_bytes_last
+                    .max(outputs.payloads.bytes.len() + outputs.len() * 4),
+            );
+        }
+        let mut wrapped = Vec::new();
+        for index in 0..outputs.len() {
+            let mut record = outputs.payloads.get(index);
+            if self.framing.envelope {
+                wrapped.clear();
+                envelope::wrap(&mut wrapped, batch, outputs, index);
+                record = &wrapped;
+            }
+            match self.framing.batch {
+                Batching::Record => self.push_frame(record),
+                Batching::Ndjson(bounds) | Batching::JsonArray(bounds) => {
+                    self.push_to_batch(record, bounds, now);
+                }
+            }
+        }
+        self.next = self.next.plus(outputs.len() as u64);
+    }
+
+    fn push_frame(&mut self, record: &[u8]) {
+        self.push_header(record.len());
+        let start = self.wire.len() as u32;
+        self.wire.extend_from_slice(record);
+        let end = self.wire.len() as u32;
+        if self.framing.carrier == Carrier::Line {
+            self.wire.push(b'\n');
+        }
+        self.records.push((start, end));
+        self.frames.push(Frame {
+            wire_end: self.wire.len() as u32,
+            payload_start: start,
+            records_end: self.records.len() as u32,
+        });
+    }
+
+    fn push_header(&mut self, payload_bytes: usize) {
+        if let Some(opcode) = self.framing.carrier.opcode() {
+            push_header(&mut self.wire, opcode, payload_bytes);
+        }
+    }
+
+    fn push_to_batch(&mut self, record: &[u8], bounds: BatchBounds, now: Duration) {
+        let bytes_max = bounds.bytes_max.min(self.framing.frame_bytes_max);
+        // The separator before the record and the bracket after the last one.
+        if !self.open.records.is_empty() && self.open.payload.len() + record.len() + 2 > bytes_max {
+            self.close();
+        }
+        let array = matches!(self.framing.batch, Batching::JsonArray(_));
+        match (self.open.records.is_empty(), array) {
+            (true, true) => self.open.payload.push(b'['),
+            (true, false) => {}
+            (false, true) => self.open.payload.push(b','),
+            (false, false) => self.open.payload.push(b'\n'),
+        }
+        let start = self.open.payload.len() as u32;
+        self.open.payload.extend_from_slice(record);
+        self.open
+            .records
+            .push((start, self.open.payload.len() as u32));
+        self.open.since.get_or_insert(now);
+        if self.open.records.len() >= bounds.records_max {
+            self.close();
+        }
+    }
+
+    /// Closes the open batch frame, if there is one.
+    pub fn close(&mut self) {
+        let Open {
+            mut payload,
+            records,
+            ..
+        } = std::mem::take(&mut self.open);
+        if records.is_empty() {
+            return;
+        }
+        if matches!(self.framing.batch, Batching::JsonArray(_)) {
+            payload.push(b']');
+        }
+        self.push_header(payload.len());
+        let base = self.wire.len() as u32;
+        self.wire.extend_from_slice(&payload);
+        self.records.extend(
+            records
+                .iter()
+                .map(|(start, end)| (base + start, base + end)),
+        );
+        self.frames.push(Frame {
+            wire_end: self.wire.len() as u32,
+            payload_start: base,
+            records_end: self.records.len() as u32,
+        });
+    }
+
+    /// The closed frames as a chunk, if there are any. The journal sets its position.
+    pub fn take(&mut self) -> Option<Chunk> {
+        if self.frames.is_empty() {
+            return None;
+        }
+        self.wire_bytes_last = self.wire.len();
+        let chunk = Chunk {
+            wire: std::mem::take(&mut self.wire).into(),
+            frames: Arc::from(&self.frames[..]),
+            records: Arc::from(&self.records[..]),
+            ..Chunk::default()
+        };
+        self.frames.clear();
+        self.records.clear();
+        Some(chunk)
+    }
+}
