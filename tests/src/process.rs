@@ -263,11 +263,18 @@ pub fn binary() -> &'static PathBuf {
             return given.into();
         }
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo)
+        let mut build = Command::new(cargo);
+        build
             .args(["build", "--quiet", "--release", "--workspace"])
-            .current_dir(root())
-            .status()
-            .expect("cargo runs");
+            .current_dir(root());
+        // What cargo says of this package would make build scripts that look at it run again.
+        for (name, _) in std::env::vars_os() {
+            let told = name.to_string_lossy();
+            if told.starts_with("CARGO_PKG_") || told.starts_with("CARGO_MANIFEST_") {
+                build.env_remove(&name);
+            }
+        }
+        let built = build.status().expect("cargo runs");
         assert!(built.success(), "the binary is built");
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| root().join("target"), PathBuf::from);
