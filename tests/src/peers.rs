@@ -153,6 +153,21 @@ pub struct Nginx {
 impl Nginx {
     /// Starts one. `None`: not here.
     pub fn start(test: &str, to: SocketAddr) -> Option<Self> {
+        Self::start_with(test, to, "", "")
+    }
+
+    /// Starts one that speaks TLS; [`certificate`] verifies it. `None`: not here.
+    pub fn start_tls(test: &str, to: SocketAddr) -> Option<Self> {
+        let (certificate, key) = (certificate(), root().join("tests/peers/localhost.key"));
+        let tls = format!(
+            "ssl_certificate {}; ssl_certificate_key {};",
+            certificate.display(),
+            key.display()
+        );
+        Self::start_with(test, to, " ssl", &tls)
+    }
+
+    fn start_with(test: &str, to: SocketAddr, flags: &str, more: &str) -> Option<Self> {
         let Some(nginx) = program("nginx") else {
             return skip(test, "nginx");
         };
@@ -167,7 +182,7 @@ impl Nginx {
                access_log off; client_body_temp_path {base}/body; proxy_temp_path {base}/proxy;\n\
                fastcgi_temp_path {base}/fastcgi; uwsgi_temp_path {base}/uwsgi;\n\
                scgi_temp_path {base}/scgi;\n\
-               server {{ listen {address};\n\
+               server {{ listen {address}{flags}; {more}\n\
                  location / {{ proxy_pass http://{to}; proxy_http_version 1.1;\n\
                    proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }} }}\n\
              }}\n"
@@ -186,6 +201,11 @@ impl Nginx {
             _folder: folder,
         })
     }
+}
+
+/// The certificate of peers that speak TLS, its own authority, for `localhost` and `127.0.0.1`.
+pub fn certificate() -> PathBuf {
+    root().join("tests/peers/localhost.pem")
 }
 
 /// An address on loopback that nobody listens on now.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use wirefall_tests::peers::{Language, Nginx, browser, subscriber};
+use wirefall_tests::peers::{Language, Nginx, browser, certificate, subscriber};
 use wirefall_tests::process::command;
 use wirefall_tests::records::numbered;
 use wirefall_tests::{Folder, Process, Signal, numbers, pipelines, wait_until, wirefall};
@@ -100,6 +100,36 @@ fn subscribe_prints_what_is_published_and_ends_with_the_stream() {
     let start = seen.len() - RECORDS as usize;
     assert!(seen[start..].iter().copied().eq(0..RECORDS));
     run.wait().expect(0);
+}
+
+#[test]
+fn subscribe_goes_through_tls_that_it_is_told_to_trust() {
+    let folder = Folder::new();
+    let (mut run, url) = run(&folder, &["at_end: exit"]);
+    let test = "subscribe_goes_through_tls_that_it_is_told_to_trust";
+    let Some(nginx) = Nginx::start_tls(test, address(&url)) else {
+        return;
+    };
+    let url = url
+        .replace(&address(&url).to_string(), &nginx.address.to_string())
+        .replace("ws://", "wss://");
+    let distrusts = wirefall(["subscribe", &url]).wait().expect(3);
+    assert!(
+        distrusts
+            .stderr
+            .contains("tls: 127.0.0.1: invalid peer certificate"),
+        "{}",
+        distrusts.stderr
+    );
+    let certificate = certificate();
+    let certificate = certificate.to_str().expect("a path in UTF-8");
+    let mut subscribe = wirefall(["subscribe", &url, "--ca", certificate, "--limit", "3"]);
+    wait_until("three records", || {
+        assert!(run.write(b"{\"n\":0}\n"));
+        !subscribe.is_running()
+    });
+    let ended = subscribe.wait().expect(0);
+    assert_eq!(ended.stdout, "{\"n\":0}\n".repeat(3));
 }
 
 #[test]
