@@ -22,6 +22,9 @@ const RETRY: Duration = Duration::from_millis(200);
 Examples:
   wirefall subscribe ws://127.0.0.1:9400/v1/streams/flights
   wirefall subscribe ws://127.0.0.1:9400/v1/streams/flights --limit 100 --out flights.ndjson
+  wirefall subscribe wss://records.example.com/v1/streams/flights --ca authorities.pem
+
+A proxy of the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) is gone through, but to this machine.
 
 Exit codes: 0 the stream ended, the limit was reached, or a signal came; 2 the address is wrong;
 3 nobody answers there, or the answer is no.")]

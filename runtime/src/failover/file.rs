@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt};
 
-use super::line;
+use super::entry;
 use super::{Failed, Failover, FailoverError, FailoverPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
 use crate::files;
@@ -110,7 +110,7 @@ impl Failover for FailoverFile {
         failed: &'a [Failed<'a>],
     ) -> BoxFuture<'a, Result<(), FailoverError>> {
         Box::pin(async move {
-            let Err(error) = self.append(&line::of(failed)).await else {
+            let Err(error) = self.append(&entry::lines(failed)).await else {
                 return Ok(());
             };
             // A torn last line would be taken for a record by whoever replays the file. Where even
@@ -126,7 +126,7 @@ impl Failover for FailoverFile {
 
 #[cfg(test)]
 mod tests {
-    use super::line::tests::failed;
+    use super::entry::tests::failed;
     use super::*;
 
     #[tokio::test]

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 
 use crate::driver::{BoxFuture, Driver};
 
+mod entry;
 mod file;
-mod line;
 mod stderr;
 
 /// Every failover that a pipeline can name.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use super::line;
+use super::entry;
 use super::{Failed, Failover, FailoverError, FailoverPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
 
@@ -51,7 +51,7 @@ impl Failover for Stderr {
         failed: &'a [Failed<'a>],
     ) -> BoxFuture<'a, Result<(), FailoverError>> {
         Box::pin(async move {
-            let written = tokio::io::stderr().write_all(&line::of(failed)).await;
+            let written = tokio::io::stderr().write_all(&entry::lines(failed)).await;
             written.map_err(|error| FailoverError {
                 context: "stderr".to_owned(),
                 error,

@@ -47,10 +47,14 @@ impl Address {
             .parse()
             .map_err(|error| format!("the address cannot be read: {error}"))?;
         let (host, port, authorization) = authority(&uri)?;
-        let path_and_query = uri
+        let mut path_and_query = uri
             .path_and_query()
             .map_or("/", |path| path.as_str())
             .to_owned();
+        // `wss://host?token=x` asks for `/?token=x`: RFC 6455, section 3.
+        if !path_and_query.starts_with('/') {
+            path_and_query.insert(0, '/');
+        }
         Ok(Self {
             secure,
             host,
@@ -128,11 +132,15 @@ impl ProxyAddress {
         })
     }
 
-    /// The proxy that the usual variables name for `address`, unless `NO_PROXY` exempts it.
+    /// The proxy that the usual variables name for `address`, unless `NO_PROXY` exempts it. This machine
+    /// is never reached through a proxy.
     pub(super) fn from_environment(
         address: &Address,
         variable: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Self>, String> {
+        if is_this_machine(&address.host) {
+            return Ok(None);
+        }
         let look = |name: &str| {
             variable(&name.to_lowercase())
                 .or_else(|| variable(name))
@@ -164,6 +172,11 @@ impl fmt::Debug for ProxyAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let ip = host.parse::<std::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Whether `NO_PROXY` has the host: `*`, a name, a suffix of it, or either with a port.
@@ -268,6 +281,9 @@ mod tests {
         assert_eq!(usual.host_header(), "peer.example");
         assert_eq!(usual.host_and_port(), "peer.example:80");
         assert_eq!(usual.path_and_query, "/");
+        let query = Address::parse("ws://peer.example?token=hunter2").unwrap();
+        assert_eq!(query.path_and_query, "/?token=hunter2");
+        assert_eq!(query.to_string(), "ws://peer.example/?…");
     }
 
     #[test]
@@ -303,6 +319,13 @@ mod tests {
         assert_eq!(proxy("ws://peer", &both).as_deref(), Some("one:1"));
         assert_eq!(proxy("wss://peer", &both).as_deref(), Some("two:2"));
         assert_eq!(proxy("wss://peer", &[("HTTP_PROXY", "one:1")]), None);
+        for here in [
+            "ws://127.0.0.1:9400",
+            "ws://[::1]:9400",
+            "ws://LocalHost:9400",
+        ] {
+            assert_eq!(proxy(here, &both), None, "{here}");
+        }
         for (url, exempt, goes) in [
             ("ws://peer.example", "peer.example", false),
             ("ws://a.peer.example", ".peer.example", false),
@@ -310,7 +333,7 @@ mod tests {
             ("ws://notpeer.example", "peer.example", true),
             ("ws://peer.example:81", "peer.example:80", true),
             ("ws://peer.example:81", "peer.example:81", false),
-            ("ws://[::1]:81", "::1", false),
+            ("ws://[2001:db8::1]:81", "2001:db8::1", false),
             ("ws://peer.example", "*", false),
             ("ws://peer.example", "", true),
         ] {

@@ -1,7 +1,6 @@
 //! The client: one session that dials (`url:`).
 //!
-//! Owns the I/O of it: attempts to connect, one writer and one reader a connection, timers, the pin in
-//! the journal. Decides nothing about delivery: it does what the session says and tells it what it
+//! Owns the I/O of it: attempts to connect, the line, timers, the pin in the journal. Decides nothing about delivery: it does what the session says and tells it what it
 //! sees. Built by the driver table, run by the pipeline.
 
 use std::sync::Arc;
@@ -143,7 +142,7 @@ impl Client {
     async fn act(&mut self) -> Result<Option<Wait>, SinkError> {
         loop {
             let marks = *self.marks.borrow_and_update();
-            let room = self.line.as_ref().map_or(0, |line| line.out.room());
+            let room = self.line.as_ref().map_or(0, |line| line.room());
             match self.session.next(self.now(), room, marks) {
                 Step::Send(order) => self.send(order),
                 Step::Ping(payload) => self.control(Control::Ping, &payload),
@@ -321,7 +320,7 @@ impl Client {
             unreachable!("the session sends on a connection");
         };
         let piece = order.cut(&chunk);
-        line.out.push(&chunk, &piece, &self.plan.framing);
+        line.push(&chunk, &piece, &self.plan.framing);
         let resent = self.session.sent(self.start.elapsed(), &chunk, &piece);
         let metrics = &self.context.metrics;
         metrics.records_sent.add(piece.records(&chunk).len() as u64);
@@ -336,7 +335,7 @@ impl Client {
 
     fn control(&mut self, control: Control, payload: &[u8]) {
         if let Some(line) = &mut self.line {
-            line.out.push_control(control, payload);
+            line.push_control(control, payload);
         }
     }
 
@@ -351,8 +350,9 @@ impl Client {
                 () = abort.cancelled() => Event::Abort,
             };
         };
-        let answering = line.take_answers();
-        let pending = line.out.pending().len();
+        // Behind our Close nothing more is to be said.
+        let answering = !self.session.is_closing() && line.take_answers();
+        let pending = line.pending();
         let mut write = pending > 0;
         if write && !wait.flush && !answering && pending < FLUSH_BYTES {
             // Coalesced, for `flush` at most; a line that was idle so long does not wait.
@@ -432,12 +432,11 @@ impl Client {
     /// again what it confirms.
     async fn write_failed(&mut self, error: &std::io::Error) {
         let deadline = Instant::now() + LAST_WORDS;
+        self.take_in();
         while let Some(line) = &mut self.line {
-            match tokio::time::timeout_at(deadline, line.moved(false)).await {
-                Ok(Moved {
-                    read: Some(Ok(())), ..
-                }) => self.take_in(),
-                Ok(_) | Err(_) => break,
+            match tokio::time::timeout_at(deadline, line.heard()).await {
+                Ok(Ok(())) => self.take_in(),
+                Ok(Err(_)) | Err(_) => break,
             }
         }
         self.broken(&format!("writing failed: {error}"));

@@ -1,7 +1,7 @@
 //! The config of the client form (`url:`), and its check.
 //!
 //! Owns the keys as users write them (these comments are the reference) and what can be known to be
-//! wrong before the first record (I6). Does no I/O: files and addresses are opened by `client`.
+//! wrong before the first record (I6). Does no I/O.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::address::Address;
 use super::endpoint::{self, Endpoint, Headers, TlsKeys};
-use super::frames::{self, Batch, Format, Frames, FramingKeys};
+use super::framing_keys::{self, Batch, Format, Frames, FramingKeys};
 use super::session::{Confirm, Rules};
 use crate::driver::{self, Facts, Problem};
 use crate::sink::framing::Framing;
@@ -36,7 +36,7 @@ pub(super) struct Config {
     #[serde(default)]
     window: Window,
     /// Small frames are coalesced for so long at most; a line that was idle never waits.
-    #[serde(default = "frames::flush")]
+    #[serde(default = "framing_keys::flush")]
     flush: Span,
     /// Text or binary messages.
     #[serde(default)]
@@ -50,7 +50,7 @@ pub(super) struct Config {
     #[serde(default)]
     envelope: bool,
     /// Longest message. A longer record is rejected.
-    #[serde(default = "frames::frame_max")]
+    #[serde(default = "framing_keys::frame_max")]
     frame_max: ByteSize,
     /// Longest time for one attempt to connect: DNS, TCP, proxy, TLS and handshake together.
     #[serde(default = "connect_timeout")]
@@ -76,7 +76,7 @@ pub(super) struct Config {
     /// TLS of a `wss://` address.
     tls: Option<TlsKeys>,
     /// HTTP proxy to go through (`http://user:password@host:port`), or `none`. Without it the
-    /// environment decides: `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`.
+    /// environment decides: `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`; never for this machine itself.
     proxy: Option<Secret>,
 }
 

@@ -1,7 +1,7 @@
 //! Connecting: DNS, TCP, proxy, TLS, handshake; each layer with what was seen there.
 //!
-//! Owns one attempt. Says of a failure whether trying again can help. Called by `client`, which counts
-//! attempts and waits between them, and by `check --connect`, which shows the layers.
+//! Owns one attempt. Says of a failure whether trying again can help. Called by `client` and
+//! `subscription`, which wait between attempts, and by `probe`, which shows the layers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,16 +37,7 @@ pub(super) async fn connect(
     match attempt.await {
         Ok(Ok(connected)) => Ok(connected),
         Ok(Err(failure)) => Err(failure),
-        Err(_) => {
-            let layer = match layers.last() {
-                None => "dns",
-                Some("dns") => "tcp",
-                Some("tcp" | "proxy") if endpoint.address.secure => "tls",
-                Some(_) => "http",
-            };
-            let waited = endpoint.connect_timeout;
-            Err(layers.failed(layer, format!("no answer within {waited:?}")))
-        }
+        Err(_) => Err(layers.timed_out(endpoint.connect_timeout)),
     }
 }
 
@@ -86,6 +77,7 @@ async fn reach(endpoint: &Endpoint, layers: &mut Layers) -> Result<TcpStream, Di
 
 /// Connects to one of the host's addresses.
 async fn dial(host: &str, port: u16, layers: &mut Layers) -> Result<TcpStream, DialFailure> {
+    layers.trying("dns");
     let addresses: Vec<_> = match lookup_host((host, port)).await {
         Ok(addresses) => addresses.collect(),
         Err(error) => return Err(layers.failed("dns", format!("{host}: {error}"))),
@@ -95,6 +87,7 @@ async fn dial(host: &str, port: u16, layers: &mut Layers) -> Result<TcpStream, D
     }
     let found: Vec<String> = addresses.iter().map(|a| a.ip().to_string()).collect();
     layers.succeeded("dns", format!("{host} is {}", found.join(", ")));
+    layers.trying("tcp");
     let (address, tcp) = race(in_turns(addresses))
         .await
         .map_err(|errors| layers.failed("tcp", errors.join("; ")))?;
@@ -150,6 +143,7 @@ async fn tunnel(
     mut tcp: TcpStream,
     layers: &mut Layers,
 ) -> Result<TcpStream, DialFailure> {
+    layers.trying("proxy");
     let to = endpoint.address.host_and_port();
     let mut request = format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n").into_bytes();
     if let Some(authorization) = &proxy.authorization {
@@ -194,6 +188,7 @@ async fn encrypt(
     tcp: TcpStream,
     layers: &mut Layers,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, DialFailure> {
+    layers.trying("tls");
     let name = endpoint
         .tls
         .server_name
@@ -223,6 +218,18 @@ async fn encrypt(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_refuses_does_not_hide_the_next() {
+        let refuses = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refuses = refuses.local_addr().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let living = listener.local_addr().unwrap();
+        let (address, _) = race(vec![refuses, living]).await.unwrap();
+        assert_eq!(address, living);
+        let errors = race(vec![refuses, refuses]).await.unwrap_err();
+        assert_eq!(errors.len(), 2, "{errors:?}");
+    }
 
     #[test]
     fn families_take_turns() {

@@ -1,7 +1,7 @@
 //! How a server is reached: address, headers, subprotocols, TLS, proxy; as written and as checked.
 //!
 //! Owns those keys and what can be known to be wrong about them before anything is dialled (I6). Does no
-//! I/O: `connect` opens the files and the addresses.
+//! I/O: `tls` opens the files and `connect` the addresses.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::io;
+use std::iter::successors;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
@@ -42,6 +43,7 @@ pub(super) async fn handshake(
     io: Box<dyn Io>,
     layers: &mut Layers,
 ) -> Result<Connected, DialFailure> {
+    layers.trying("http");
     let key = generate_key();
     let request = request(endpoint, &key).map_err(|e| layers.refused("http", e.to_string()))?;
     let exchanged = exchange(request, io).await;
@@ -120,10 +122,15 @@ async fn exchange(request: Request<Empty<Bytes>>, io: Box<dyn Io>) -> hyper::Res
     // The connection only moves while it is polled, and ends before what it was upgraded to is taken.
     let mut connection = pin!(connection.with_upgrades().fuse());
     let mut answered = pin!(answered);
+    let mut broken = None;
     loop {
         tokio::select! {
-            answer = &mut answered => return answer,
-            _ = &mut connection => {}
+            answer = &mut answered => match (answer, broken) {
+                // The request only knows that it was not sent; the connection knows why.
+                (Err(_), Some(error)) => return Err(error),
+                (answer, _) => return answer,
+            },
+            ended = &mut connection => broken = ended.err(),
         }
     }
 }
@@ -145,32 +152,29 @@ async fn beginning(mut body: Incoming) -> Vec<u8> {
 
 /// There was no answer that could be read.
 fn unanswered(layers: &mut Layers, error: &hyper::Error) -> DialFailure {
-    let io = error
-        .source()
-        .and_then(|source| source.downcast_ref::<io::Error>());
+    let first: &(dyn Error + 'static) = error;
+    let causes = || successors(Some(first), |cause| (*cause).source());
+    let io = causes().find_map(|cause| cause.downcast_ref::<io::Error>());
+    let mut http = causes().filter_map(|cause| cause.downcast_ref::<hyper::Error>());
     match io {
         // With TLS 1.3 a refused client certificate shows only here.
         Some(io) if is_tls(io) => layers.refused("tls", io.to_string()),
         Some(io) => layers.failed("http", io.to_string()),
-        None if error.is_parse() => {
+        None if http.any(|error| error.is_parse()) => {
             let detail = format!("this is no WebSocket server: {error}");
             layers.refused("http", detail)
         }
-        None => {
+        None if error.is_incomplete_message() => {
             let detail = "the server closed the connection instead of an answer";
             layers.failed("http", detail)
         }
+        None => layers.failed("http", error.to_string()),
     }
 }
 
 /// Whether an answer of 101 is about this handshake: RFC 6455, section 4.1.
 fn verify(headers: &HeaderMap, key: &str) -> Result<(), String> {
-    let says = |name: HeaderName, token: &str| {
-        let values = headers.get_all(name).iter();
-        let tokens = values.filter_map(|value| value.to_str().ok());
-        let mut tokens = tokens.flat_map(|value| value.split(','));
-        tokens.any(|value| value.trim().eq_ignore_ascii_case(token))
-    };
+    let says = |name, token: &str| tokens(headers, name).any(|t| t.eq_ignore_ascii_case(token));
     if !says(UPGRADE, "websocket") || !says(CONNECTION, "upgrade") {
         return Err("it does not switch to WebSocket".into());
     }
@@ -180,6 +184,16 @@ fn verify(headers: &HeaderMap, key: &str) -> Result<(), String> {
         return Err("its Sec-WebSocket-Accept does not fit the key it was given".into());
     }
     Ok(())
+}
+
+/// The tokens of a header that is a list.
+pub(super) fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
 }
 
 /// The subprotocol that the server chose: one of those that were offered, if any were.
@@ -243,9 +257,8 @@ fn status(
     if status.is_redirection()
         && let Some(to) = headers.get(LOCATION).and_then(|to| to.to_str().ok())
     {
-        // Without its query, which may hold a token (I7).
-        let to = to.split('?').next().unwrap_or_default();
-        detail += &format!(" to {to}; redirects are not followed: write that address in `url`");
+        let to = without_secrets(to);
+        detail += &format!(" to {to}; redirects are not followed: use that address");
     } else if status.is_success() {
         detail += ": there is no WebSocket at this address";
     }
@@ -260,6 +273,19 @@ fn status(
             .get(RETRY_AFTER)
             .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now())),
         ..layers.failed("http", detail)
+    }
+}
+
+/// An address without what may hold a secret: credentials, query, fragment (I7).
+fn without_secrets(address: &str) -> String {
+    let address = address.split(['?', '#']).next().unwrap_or_default();
+    match address.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = authority.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}{path}")
+        }
+        None => address.to_owned(),
     }
 }
 
@@ -296,6 +322,17 @@ fn excerpt(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn i7_a_redirect_is_told_without_secrets() {
+        for (location, told) in [
+            ("wss://u:pw@new.example/in?t=1", "wss://new.example/in"),
+            ("https://new.example#token=1", "https://new.example"),
+            ("/login?next=1", "/login"),
+        ] {
+            assert_eq!(without_secrets(location), told);
+        }
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

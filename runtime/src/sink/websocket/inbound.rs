@@ -6,7 +6,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 
-use tokio_tungstenite::tungstenite::error::{Error, ProtocolError};
+use tokio_tungstenite::tungstenite::error::Error;
 use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
@@ -19,7 +19,8 @@ const SUBSCRIBER_BYTES_MAX: usize = 16 * 1024;
 /// The library's read buffer, which it allocates for each connection: small where there are thousands.
 const SUBSCRIBER_BUFFER_BYTES: usize = 512;
 const SERVER_BUFFER_BYTES: usize = 16 * 1024;
-/// Most bytes of queued answers: a peer that pings and never reads is not answered beyond (I4).
+/// Most bytes of answers that are queued, and as many again inside the library: a peer that pings and
+/// never reads is not answered beyond (I4).
 const OUTBOX_BYTES_MAX: usize = 4096;
 
 /// One connection's inbound half.
@@ -48,7 +49,7 @@ impl Read for Buffers {
 
 impl Write for Buffers {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // The library keeps its latest answer and tries again when it reads the next frame.
+        // The library tries again when it reads the next frame; `take_outbox` sees to it before that.
         if self.outbox.len() >= OUTBOX_BYTES_MAX {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -102,14 +103,20 @@ impl Inbound {
         }
     }
 
-    /// Control frames that wait to be sent, whole.
-    pub(super) fn outbox(&mut self) -> &mut Vec<u8> {
-        &mut self.0.get_mut().outbox
+    /// Takes the control frames that wait to be sent, whole. What the library held back because there
+    /// were too many of them follows.
+    pub(super) fn take_outbox(&mut self) -> Vec<u8> {
+        let outbox = std::mem::take(&mut self.0.get_mut().outbox);
+        if outbox.len() >= OUTBOX_BYTES_MAX {
+            // Into the outbox, which is empty now: it fails only where the connection is at its end.
+            let _ = self.0.flush();
+        }
+        outbox
     }
 
     /// Queues a Ping.
     pub(super) fn ping(&mut self, payload: [u8; PING_BYTES]) {
-        // Fails only once a Close was queued, and then none is needed.
+        // Fails once a Close was queued, and where the peer reads nothing: then a Ping would change nothing.
         let _ = self.0.send(Message::Ping(payload.to_vec().into()));
     }
 
@@ -128,7 +135,6 @@ impl Inbound {
         let code = match error {
             Error::Capacity(_) => CloseCode::Size,
             Error::Utf8(_) => CloseCode::Invalid,
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CloseCode::Away,
             _ => CloseCode::Protocol,
         };
         self.close(code, &error.to_string());
@@ -165,11 +171,11 @@ mod tests {
         let ping = frame(0x89, b"hello");
         for byte in &ping[..ping.len() - 1] {
             assert!(hear(&mut inbound, &[*byte]).0.is_empty());
-            assert!(inbound.outbox().is_empty());
+            assert!(inbound.take_outbox().is_empty());
         }
         let (heard, error) = hear(&mut inbound, &ping[ping.len() - 1..]);
         assert_eq!((heard.len(), error.is_none()), (1, true));
-        assert_eq!(inbound.outbox().as_slice(), b"\x8a\x05hello");
+        assert_eq!(inbound.take_outbox(), b"\x8a\x05hello");
     }
 
     #[test]
@@ -186,14 +192,14 @@ mod tests {
         let mut inbound = Inbound::of_subscriber();
         let (_, end) = hear(&mut inbound, &frame(0x88, &[3, 232]));
         assert!(matches!(end, Some(Error::ConnectionClosed)));
-        assert_eq!(inbound.outbox().as_slice(), [0x88, 2, 3, 232]);
+        assert_eq!(inbound.take_outbox(), [0x88, 2, 3, 232]);
     }
 
     #[test]
     fn our_close_waits_for_the_answer() {
         let mut inbound = Inbound::of_subscriber();
         inbound.close(CloseCode::Library(4008), "behind");
-        assert_eq!(inbound.outbox().as_slice(), b"\x88\x08\x0f\xa8behind");
+        assert_eq!(inbound.take_outbox(), b"\x88\x08\x0f\xa8behind");
         assert!(hear(&mut inbound, &frame(0x81, b"late")).1.is_none());
         let (_, end) = hear(&mut inbound, &frame(0x88, &[15, 168]));
         assert!(matches!(end, Some(Error::ConnectionClosed)));
@@ -203,27 +209,32 @@ mod tests {
     fn i4_messages_are_bounded_and_the_bound_is_told() {
         let mut inbound = Inbound::of_subscriber();
         assert!(hear(&mut inbound, &frame(0x81, b"hello")).1.is_none());
-        assert!(inbound.outbox().is_empty());
+        assert!(inbound.take_outbox().is_empty());
         let huge = [0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
         let (_, error) = hear(&mut inbound, &huge);
         inbound.complain(&error.unwrap());
-        assert_eq!(inbound.outbox()[0], 0x88);
-        assert_eq!(inbound.outbox()[2..4], [3, 241]);
+        let close = inbound.take_outbox();
+        assert_eq!((close[0], &close[2..4]), (0x88, &[3, 241][..]));
     }
 
     #[test]
     fn i4_a_peer_that_pings_and_never_reads_is_answered_up_to_a_bound() {
         let mut inbound = Inbound::of_subscriber();
-        for _ in 0..1000 {
-            assert!(hear(&mut inbound, &frame(0x89, b"hello")).1.is_none());
+        let ping = |inbound: &mut Inbound, payload: &[u8]| {
+            assert!(hear(inbound, &frame(0x89, payload)).1.is_none());
+        };
+        (0..10_000).for_each(|_| ping(&mut inbound, b"hello"));
+        // Once it reads, all that is kept comes, and then the latest: without another frame from it.
+        ping(&mut inbound, b"last!");
+        let mut answers = Vec::new();
+        loop {
+            match inbound.take_outbox() {
+                more if more.is_empty() => break,
+                more => answers.extend(more),
+            }
         }
-        assert!(inbound.outbox().len() < OUTBOX_BYTES_MAX + 125);
-        // Once it reads again, the latest is answered.
-        for _ in 0..3 {
-            inbound.outbox().clear();
-            assert!(hear(&mut inbound, &frame(0x89, b"last!")).1.is_none());
-        }
-        assert!(inbound.outbox().ends_with(b"\x8a\x05last!"));
+        assert!(answers.len() < 3 * OUTBOX_BYTES_MAX, "{}", answers.len());
+        assert!(answers.ends_with(b"\x8a\x05last!"));
     }
 
     #[test]
@@ -231,6 +242,6 @@ mod tests {
         let mut inbound = Inbound::of_subscriber();
         let (_, error) = hear(&mut inbound, b"GET / HTTP/1.1\r\n\r\n");
         inbound.complain(&error.unwrap());
-        assert_eq!(inbound.outbox()[2..4], [3, 234]);
+        assert_eq!(inbound.take_outbox()[2..4], [3, 234]);
     }
 }

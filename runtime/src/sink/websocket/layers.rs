@@ -1,17 +1,31 @@
 //! What an attempt to connect has seen, layer by layer.
 //!
-//! Owns the words of `check --connect` and of a failed attempt, which are the same. Pure.
+//! Owns the list that `check --connect` shows, and makes of its end what a failed attempt says. Pure.
 
 use std::io;
+use std::time::Duration;
 
 use super::session::DialFailure;
 use crate::sink::ProbeStep;
 
 /// See the module; the layers in the order in which they were tried.
 #[derive(Default)]
-pub(super) struct Layers(Vec<ProbeStep>);
+pub(super) struct Layers {
+    steps: Vec<ProbeStep>,
+    trying: &'static str,
+}
 
 impl Layers {
+    /// Notes which layer is tried now.
+    pub(super) fn trying(&mut self, layer: &'static str) {
+        self.trying = layer;
+    }
+
+    /// Notes that the layer that is tried has no time left.
+    pub(super) fn timed_out(&mut self, after: Duration) -> DialFailure {
+        self.failed(self.trying, format!("no answer within {after:?}"))
+    }
+
     /// Notes a layer that worked.
     pub(super) fn succeeded(&mut self, layer: &'static str, detail: impl Into<String>) {
         self.push(layer, true, detail.into());
@@ -42,16 +56,16 @@ impl Layers {
 
     /// The layer that was tried last.
     pub(super) fn last(&self) -> Option<&'static str> {
-        self.0.last().map(|step| step.layer)
+        self.steps.last().map(|step| step.layer)
     }
 
     /// All of them.
     pub(super) fn into_steps(self) -> Vec<ProbeStep> {
-        self.0
+        self.steps
     }
 
     fn push(&mut self, layer: &'static str, ok: bool, detail: String) {
-        self.0.push(ProbeStep { layer, ok, detail });
+        self.steps.push(ProbeStep { layer, ok, detail });
     }
 }
 

@@ -1,8 +1,8 @@
-//! The client's line: one connection's socket, what is to be written to it, and what was read.
+//! A line that we dialled: the socket, what is to be written to it, and what was read.
 //!
-//! Owns the socket, and is its only writer: frames from the journal, and between two frames the control
-//! frames of the session and the answers that `inbound` made. Decides nothing. Called by `client`, and
-//! by `probe` for one Ping.
+//! Owns the socket, and is its only writer: frames from the journal, and between two frames control
+//! frames and the answers that `inbound` made. Decides nothing. Called by `client`, by `probe` for one
+//! Ping, and by `subscription`, which has no frames to send.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,8 +15,10 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::inbound::Inbound;
-use super::outbound::Outbound;
-use crate::journal::Position;
+use super::outbound::{Control, Outbound};
+use super::session::Piece;
+use crate::journal::{Chunk, Position};
+use crate::sink::framing::Framing;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 16 * 1024;
@@ -40,7 +42,7 @@ pub(super) struct Line {
     io: Box<dyn Io>,
     inbound: Inbound,
     /// Whole frames that wait to be written.
-    pub(super) out: Outbound,
+    out: Outbound,
     /// What was read last.
     read: Box<[u8]>,
     /// Whether the kernel has what was written: TLS may hold the end of it back.
@@ -76,6 +78,27 @@ impl Line {
         })
     }
 
+    /// How many bytes it takes: none while TLS still holds back what it was given, so that what is
+    /// written is known from time to time, however slow the peer.
+    pub(super) fn room(&self) -> u64 {
+        if self.flushed { self.out.room() } else { 0 }
+    }
+
+    /// Appends a piece of a chunk to what is to be written.
+    pub(super) fn push(&mut self, chunk: &Chunk, piece: &Piece, framing: &Framing) {
+        self.out.push(chunk, piece, framing);
+    }
+
+    /// Appends a control frame to what is to be written.
+    pub(super) fn push_control(&mut self, control: Control, payload: &[u8]) {
+        self.out.push_control(control, payload);
+    }
+
+    /// Bytes that are to be written.
+    pub(super) fn pending(&self) -> usize {
+        self.out.pending().len()
+    }
+
     /// Every record below is with the kernel.
     pub(super) fn written_to(&self) -> Position {
         self.written_to
@@ -94,10 +117,10 @@ impl Line {
     /// Appends the answers of `inbound` to what is to be written, where there is room: a peer that asks
     /// and never reads is answered up to a bound (I4). Returns whether there were any.
     pub(super) fn take_answers(&mut self) -> bool {
-        if self.out.room() == 0 {
+        if self.room() == 0 {
             return false;
         }
-        let answers = std::mem::take(self.inbound.outbox());
+        let answers = self.inbound.take_outbox();
         self.out.push_ready(&answers);
         !answers.is_empty()
     }
@@ -110,6 +133,11 @@ impl Line {
     /// Waits until bytes move, in either direction; writes only if `write`. Safe to drop.
     pub(super) async fn moved(&mut self, write: bool) -> Moved {
         poll_fn(|cx| self.poll(cx, write)).await
+    }
+
+    /// Waits until bytes come in, whatever has become of the writing side. Safe to drop.
+    pub(super) async fn heard(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_read(cx)).await
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, write: bool) -> Poll<Moved> {
@@ -170,7 +198,7 @@ impl Line {
         // The library makes its answer when it is asked for what comes after the Close.
         let _ = self.inbound.next();
         if self.out.is_at_boundary() {
-            let answer = std::mem::take(self.inbound.outbox());
+            let answer = self.inbound.take_outbox();
             let _ = self.io.write_all(&answer).now_or_never();
             let _ = self.io.flush().now_or_never();
         }
@@ -179,31 +207,38 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
 
-    use super::super::outbound::Control;
     use super::*;
+    use crate::journal::Frame;
+    use crate::sink::framing::{Batching, Carrier};
 
-    /// Takes everything at once and passes it on only when it is let, as TLS does over a full socket.
-    struct HoldsBack {
-        lets: Arc<AtomicBool>,
+    /// A socket whose every step is given beforehand; where nothing is given it waits.
+    #[derive(Default)]
+    struct Steps {
+        flushes: VecDeque<io::Result<()>>,
+        fails_to_write: bool,
+        reads: VecDeque<&'static [u8]>,
     }
 
-    impl AsyncWrite for HoldsBack {
+    struct Scripted(Arc<Mutex<Steps>>);
+
+    impl AsyncWrite for Scripted {
         fn poll_write(
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(bytes.len()))
+            Poll::Ready(match self.0.lock().unwrap().fails_to_write {
+                true => Err(io::ErrorKind::ConnectionReset.into()),
+                false => Ok(bytes.len()),
+            })
         }
 
         fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            match self.lets.load(Ordering::Relaxed) {
-                true => Poll::Ready(Ok(())),
-                false => Poll::Pending,
-            }
+            let flushed = self.0.lock().unwrap().flushes.pop_front();
+            flushed.map_or(Poll::Pending, Poll::Ready)
         }
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -211,35 +246,83 @@ mod tests {
         }
     }
 
-    impl AsyncRead for HoldsBack {
+    impl AsyncRead for Scripted {
         fn poll_read(
             self: Pin<&mut Self>,
             _: &mut Context<'_>,
-            _: &mut ReadBuf<'_>,
+            buffer: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            Poll::Pending
+            match self.0.lock().unwrap().reads.pop_front() {
+                None => Poll::Pending,
+                Some(bytes) => {
+                    buffer.put_slice(bytes);
+                    Poll::Ready(Ok(()))
+                }
+            }
         }
+    }
+
+    fn line(steps: Steps) -> (Line, Arc<Mutex<Steps>>) {
+        let steps = Arc::new(Mutex::new(steps));
+        let connected = Connected {
+            io: Box::new(Scripted(Arc::clone(&steps))),
+            inbound: Inbound::of_server(1000),
+            subprotocol: None,
+        };
+        (Line::new(connected, Position(7)).unwrap(), steps)
+    }
+
+    /// One record, at position 7.
+    fn push_a_record(line: &mut Line) {
+        let chunk = Chunk {
+            first: Position(7),
+            wire: b"\x81\x01x"[..].into(),
+            frames: [Frame {
+                wire_end: 3,
+                payload_start: 2,
+                records_end: 1,
+            }][..]
+                .into(),
+            records: [(2, 3)][..].into(),
+            ..Chunk::default()
+        };
+        let framing = Framing {
+            carrier: Carrier::Text,
+            batch: Batching::Record,
+            envelope: false,
+            frame_bytes_max: 100,
+        };
+        line.push(&chunk, &Piece::Frames(0..1), &framing);
     }
 
     #[tokio::test]
     async fn i1_what_tls_holds_back_is_not_written() {
-        let lets = Arc::new(AtomicBool::new(false));
-        let connected = Connected {
-            io: Box::new(HoldsBack {
-                lets: Arc::clone(&lets),
-            }),
-            inbound: Inbound::of_server(1000),
-            subprotocol: None,
-        };
-        let mut line = Line::new(connected, Position(7)).unwrap();
-        line.out.push_control(Control::Ping, b"x");
+        let (mut line, steps) = line(Steps::default());
+        push_a_record(&mut line);
         assert!(line.moved(true).await.wrote.unwrap().is_ok());
-        assert!(line.out.pending().is_empty() && !line.is_drained());
-        assert!(line.wrote_at().is_none());
+        assert_eq!((line.pending(), line.is_drained()), (0, false));
+        assert_eq!((line.written_to(), line.room()), (Position(7), 0));
         assert!(line.moved(true).now_or_never().is_none(), "it waits");
-        lets.store(true, Ordering::Relaxed);
+        steps.lock().unwrap().flushes.push_back(Ok(()));
         // Nothing more is to be written, and still it is passed on.
         assert!(line.moved(false).await.wrote.unwrap().is_ok());
-        assert!(line.is_drained() && line.wrote_at().is_some());
+        assert!(line.is_drained() && line.room() > 0);
+        assert_eq!(line.written_to(), Position(8));
+    }
+
+    #[tokio::test]
+    async fn what_came_before_writing_failed_is_not_lost() {
+        let (mut line, _) = line(Steps {
+            fails_to_write: true,
+            reads: [&b"\x8a\x01a"[..], b"\x8a\x01b"].into(),
+            ..Steps::default()
+        });
+        push_a_record(&mut line);
+        let moved = line.moved(true).await;
+        assert!(moved.wrote.unwrap().is_err() && moved.read.unwrap().is_ok());
+        assert!(matches!(line.next(), Some(Ok(Message::Pong(pong))) if *pong == b"a"[..]));
+        assert!(line.heard().await.is_ok());
+        assert!(matches!(line.next(), Some(Ok(Message::Pong(pong))) if *pong == b"b"[..]));
+        assert_eq!(line.written_to(), Position(7));
     }
 }

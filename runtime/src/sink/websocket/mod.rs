@@ -14,7 +14,7 @@ mod client;
 mod config;
 mod connect;
 mod endpoint;
-mod frames;
+mod framing_keys;
 mod handshake;
 mod inbound;
 mod layers;

@@ -2,8 +2,6 @@
 //!
 //! Owns nothing that lasts. Called by the plan of the client form.
 
-use std::io::ErrorKind;
-
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -44,7 +42,7 @@ async fn attempt(endpoint: &Endpoint, layers: &mut Layers) -> Result<(), DialFai
 async fn answer_to_ping(connected: Connected) -> Result<(), String> {
     let payload = fastrand::u128(..).to_be_bytes();
     let mut line = Line::new(connected, Position::default()).map_err(|error| error.to_string())?;
-    line.out.push_control(Control::Ping, &payload);
+    line.push_control(Control::Ping, &payload);
     loop {
         while let Some(message) = line.next() {
             match message {
@@ -57,10 +55,7 @@ async fn answer_to_ping(connected: Connected) -> Result<(), String> {
         line.take_answers();
         let moved = line.moved(true).await;
         if let Some(Err(error)) = moved.read.or(moved.wrote) {
-            return Err(match error.kind() {
-                ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
-                _ => error.to_string(),
-            });
+            return Err(words::of_read(&error));
         }
     }
 }

@@ -237,7 +237,7 @@ pub struct Account {
 
 /// Where the connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
+enum State {
     Down {
         dial_at: Duration,
     },
@@ -304,7 +304,7 @@ struct Connection {
 pub struct Session {
     rules: Rules,
     random: fastrand::Rng,
-    line: Line,
+    state: State,
     connection: Connection,
     /// Everything below is confirmed (I1).
     confirmed: Position,
@@ -345,7 +345,7 @@ impl Session {
         Self {
             rules,
             random: fastrand::Rng::with_seed(seed),
-            line: Line::Down {
+            state: State::Down {
                 dial_at: Duration::ZERO,
             },
             connection: Connection::default(),
@@ -393,12 +393,12 @@ impl Session {
 
     /// Whether records can be sent now.
     pub fn is_open(&self) -> bool {
-        self.line == Line::Open
+        self.state == State::Open
     }
 
     /// Whether all is confirmed and only the peer's Close is awaited.
     pub fn is_closing(&self) -> bool {
-        matches!(self.line, Line::Closing { .. })
+        matches!(self.state, State::Closing { .. })
     }
 
     /// The account so far.
@@ -408,8 +408,8 @@ impl Session {
 
     /// When the next dial is due, for a message to people; `None` unless the line is down.
     pub fn dials_at(&self) -> Option<Duration> {
-        match self.line {
-            Line::Down { dial_at } => Some(dial_at),
+        match self.state {
+            State::Down { dial_at } => Some(dial_at),
             _ => None,
         }
     }

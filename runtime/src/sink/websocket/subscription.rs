@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -59,9 +59,9 @@ pub enum Event {
 /// Why a subscription cannot begin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SubscribeError {
-    /// The address is wrong.
+    /// The address is wrong, or what is to be trusted cannot be read.
     #[error("{0}")]
-    Address(String),
+    Wrong(String),
     /// Nobody answers there, or the answer is no.
     #[error("{0}")]
     Refused(String),
@@ -78,6 +78,8 @@ pub struct Subscription {
     /// When the server was last heard.
     heard_at: Instant,
     pinged: bool,
+    /// Whether writing has not failed: where it has, what the server said before is still to be read.
+    writes: bool,
     ended: bool,
 }
 
@@ -90,12 +92,12 @@ impl Subscription {
     pub fn new(url: &str, ca: Option<PathBuf>) -> Result<Self, SubscribeError> {
         let address = Address::parse(url).map_err(|wrong| {
             let advice = "write it like ws://127.0.0.1:9400/v1/streams/NAME";
-            SubscribeError::Address(format!("{wrong}; {advice}"))
+            SubscribeError::Wrong(format!("{wrong}; {advice}"))
         })?;
         let mut endpoint = Endpoint::at(address);
         endpoint.message_bytes_max = MESSAGE_BYTES_MAX;
         endpoint.tls.ca = ca;
-        let tls = tls::of(&endpoint).map_err(SubscribeError::Address)?;
+        let tls = tls::of(&endpoint).map_err(SubscribeError::Wrong)?;
         Ok(Self {
             endpoint,
             tls,
@@ -104,6 +106,7 @@ impl Subscription {
             dial_at: Instant::now(),
             heard_at: Instant::now(),
             pinged: false,
+            writes: true,
             ended: false,
         })
     }
@@ -121,7 +124,9 @@ impl Subscription {
         if let Some(event) = self.take() {
             return Some(event);
         }
-        let moved = self.line.as_mut()?.moved(true).now_or_never()?;
+        let line = self.line.as_mut()?;
+        line.take_answers();
+        let moved = moved(line, self.writes).now_or_never()?;
         self.moved(moved).or_else(|| self.take())
     }
 
@@ -143,13 +148,13 @@ impl Subscription {
             };
             line.take_answers();
             let silent_at = self.heard_at + PING_INTERVAL;
-            let event = match tokio::time::timeout_at(silent_at, line.moved(true)).await {
+            let event = match timeout_at(silent_at, moved(line, self.writes)).await {
                 Ok(moved) => self.moved(moved),
                 Err(_) if self.pinged => Some(self.broken("the server answers no more".into())),
                 Err(_) => {
                     self.pinged = true;
                     self.heard_at = Instant::now();
-                    line.out.push_control(Control::Ping, b"");
+                    line.push_control(Control::Ping, b"");
                     None
                 }
             };
@@ -164,16 +169,16 @@ impl Subscription {
         let Some(mut line) = self.line.take() else {
             return;
         };
-        line.out
-            .push_control(Control::Close, &1000_u16.to_be_bytes());
+        line.push_control(Control::Close, &1000_u16.to_be_bytes());
         let answered = async {
             loop {
                 while let Some(said) = line.next() {
-                    if !said.is_ok_and(|message| !message.is_close()) {
+                    if matches!(said, Ok(Message::Close(_)) | Err(_)) {
                         return;
                     }
                 }
-                if let Some(Err(_)) = line.moved(true).await.read {
+                let moved = line.moved(true).await;
+                if let Some(Err(_)) = moved.read.or(moved.wrote) {
                     return;
                 }
             }
@@ -195,24 +200,24 @@ impl Subscription {
         })?;
         let line = Line::new(connected, Position::default()).map_err(|error| error.to_string())?;
         self.line = Some(line);
+        self.writes = true;
         self.heard_at = Instant::now();
         Ok(())
     }
 
     /// Bytes moved; tells if that was the end.
     fn moved(&mut self, moved: Moved) -> Option<Event> {
-        match (moved.read, moved.wrote) {
-            (Some(Err(error)), _) | (_, Some(Err(error))) => {
-                // What was read before the end comes first.
+        self.writes &= !matches!(moved.wrote, Some(Err(_)));
+        match moved.read? {
+            Ok(()) => {
+                self.heard_at = Instant::now();
+                self.pinged = false;
+                None
+            }
+            // What was read before the end comes first.
+            Err(error) => {
                 let event = self.take();
                 event.or_else(|| Some(self.broken(words::of_read(&error))))
-            }
-            (read, _) => {
-                if read.is_some() {
-                    self.heard_at = Instant::now();
-                    self.pinged = false;
-                }
-                None
             }
         }
     }
@@ -224,7 +229,7 @@ impl Subscription {
                 Ok(Message::Text(text)) => (text.into(), true),
                 Ok(Message::Binary(bytes)) => (bytes, false),
                 Ok(Message::Close(Some(close))) if close.code == CloseCode::Normal => {
-                    self.line.as_mut()?.answer_close();
+                    self.line.take()?.answer_close();
                     self.ended = true;
                     return Some(Event::End);
                 }
@@ -247,5 +252,58 @@ impl Subscription {
         self.wait = (self.wait * 2).min(BACKOFF_MAX);
         self.dial_at = Instant::now() + wait;
         Event::Broken { reason, wait }
+    }
+}
+
+/// Waits until bytes move; only inwards once writing has failed.
+async fn moved(line: &mut Line, writes: bool) -> Moved {
+    match writes {
+        true => line.moved(true).await,
+        false => Moved {
+            wrote: None,
+            read: Some(line.heard().await),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_stream_is_answered_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}/", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut socket = tokio_tungstenite::accept_async(tcp).await.unwrap();
+            socket.send(Message::text("last")).await.unwrap();
+            let close = CloseFrame {
+                code: CloseCode::Normal,
+                reason: "end of stream".into(),
+            };
+            socket.send(Message::Close(Some(close))).await.unwrap();
+            assert!(socket.next().await.unwrap().unwrap().is_close());
+            let mut more = Vec::new();
+            let _ = socket.get_mut().read_to_end(&mut more).await;
+            more
+        });
+        let mut subscription = Subscription::new(&url, None).unwrap();
+        subscription.connect().await.unwrap();
+        let last = Event::Frame {
+            payload: "last".into(),
+            text: true,
+        };
+        assert_eq!(subscription.next().await, last);
+        assert_eq!(subscription.next().await, Event::End);
+        assert_eq!(subscription.ready(), None);
+        assert_eq!(subscription.next().await, Event::End);
+        subscription.close().await;
+        assert!(server.await.unwrap().is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! TLS of the client: whom to trust, who we are.
 //!
-//! Owns the reading of PEM files and the rustls config. Called once when the sink is opened.
+//! Owns the reading of PEM files and the rustls config. Called before anything is dialled.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -35,10 +35,10 @@ fn client_config(plan: &TlsPlan) -> Result<Arc<ClientConfig>, String> {
         Some((cert, key)) => {
             let chain = certificates(cert)?;
             let key_der = PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| format!("tls.key {}: {error}", key.display()))?;
+                .map_err(|error| format!("the key {}: {error}", key.display()))?;
             builder
                 .with_client_auth_cert(chain, key_der)
-                .map_err(|error| format!("tls.cert {}: {error}", cert.display()))?
+                .map_err(|error| format!("the certificate {}: {error}", cert.display()))?
         }
     };
     Ok(Arc::new(config))
@@ -49,7 +49,7 @@ fn private_roots(path: &Path) -> Result<RootCertStore, String> {
     for certificate in certificates(path)? {
         roots
             .add(certificate)
-            .map_err(|error| format!("tls.ca {}: {error}", path.display()))?;
+            .map_err(|error| format!("the authorities {}: {error}", path.display()))?;
     }
     Ok(roots)
 }
@@ -66,7 +66,7 @@ fn system_roots() -> Result<RootCertStore, String> {
             .unwrap_or_default();
         return Err(format!(
             "TLS: this system has no certificates of authorities{why}; \
-             install them (ca-certificates), or name a file with `tls.ca`"
+             install them (ca-certificates), or name a file of authorities (`tls.ca`, or `--ca`)"
         ));
     }
     Ok(roots)

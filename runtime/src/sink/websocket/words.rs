@@ -38,13 +38,11 @@ pub(super) fn of_error(error: &WsError) -> String {
              turn permessage-deflate off at the peer"
                 .to_owned()
         }
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            "the peer closed the connection without a Close".to_owned()
-        }
         WsError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
-            format!("the peer sent a message of {size} bytes; `message_max` is {max_size}")
+            format!(
+                "the peer sent a message of {size} bytes; the bound is {max_size} (`message_max`)"
+            )
         }
-        WsError::Io(error) => error.to_string(),
         error => error.to_string(),
     }
 }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{AtEnd, Plan, Timing};
 use crate::driver::{Facts, Problem, read};
 use crate::sink::SinkPlan;
-use crate::sink::websocket::frames::{self, Batch, Format, Frames, FramingKeys};
+use crate::sink::websocket::framing_keys::{self, Batch, Format, Frames, FramingKeys};
 use crate::units::{ByteSize, Span};
 
 /// Longest that frames may be held back together.
@@ -37,7 +37,7 @@ pub struct Config {
     #[serde(default = "defaults::subscribers_max")]
     subscribers_max: NonZeroU32,
     /// Small frames are coalesced for so long at most; `0` sends each at once.
-    #[serde(default = "frames::flush")]
+    #[serde(default = "framing_keys::flush")]
     flush: Span,
     /// Text or binary messages.
     #[serde(default)]
@@ -51,7 +51,7 @@ pub struct Config {
     #[serde(default)]
     envelope: bool,
     /// Longest message. A longer record is rejected.
-    #[serde(default = "frames::frame_max")]
+    #[serde(default = "framing_keys::frame_max")]
     frame_max: ByteSize,
     /// Silence after which a subscriber is pinged, and then after which it counts as gone.
     #[serde(default = "defaults::ping_interval")]

@@ -19,6 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{Hub, subscriber};
+use crate::sink::websocket::handshake::tokens;
 
 /// The subprotocol of frames without anything else; the same as asking for none.
 const PLAIN: &str = "wirefall.plain";
@@ -153,7 +154,7 @@ fn subscribe(
     put(&mut answer, header::CONNECTION, "Upgrade");
     put(&mut answer, header::UPGRADE, "websocket");
     put(&mut answer, header::SEC_WEBSOCKET_ACCEPT, &key);
-    if list(request.headers(), header::SEC_WEBSOCKET_PROTOCOL).any(|asked| asked == PLAIN) {
+    if tokens(request.headers(), header::SEC_WEBSOCKET_PROTOCOL).any(|asked| asked == PLAIN) {
         put(&mut answer, header::SEC_WEBSOCKET_PROTOCOL, PLAIN);
     }
     // From the newest on, as of the answer: whoever has read it sees all that is published after it.
@@ -183,7 +184,7 @@ fn subscribe(
 /// The answer to the WebSocket key of a proper handshake.
 fn handshake(request: &Request<Incoming>) -> Result<String, Box<Answer>> {
     let headers = request.headers();
-    let names = |name, word: &str| list(headers, name).any(|one| one.eq_ignore_ascii_case(word));
+    let names = |name, word: &str| tokens(headers, name).any(|one| one.eq_ignore_ascii_case(word));
     if !names(header::UPGRADE, "websocket") || !names(header::CONNECTION, "upgrade") {
         let mut answer = text(
             StatusCode::UPGRADE_REQUIRED,
@@ -225,16 +226,6 @@ fn take_seat(hub: &Hub) -> Result<OwnedSemaphorePermit, Box<Answer>> {
             hub.plan.subscribers_max
         ))
     })
-}
-
-/// The members of a comma-separated header.
-fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
 }
 
 fn page(page: &Page) -> Answer {

@@ -239,7 +239,9 @@ impl<'a> Subscriber<'a> {
 
     /// Takes what was read. Messages are ignored, Pings answered, violations closed upon.
     fn hear(&mut self, bytes: &[u8]) {
-        self.session.heard(self.started.elapsed());
+        if !bytes.is_empty() {
+            self.session.heard(self.started.elapsed());
+        }
         if matches!(self.stage, Stage::Closed { .. }) {
             return;
         }
@@ -276,7 +278,11 @@ impl<'a> Subscriber<'a> {
         for _ in 0..TURN {
             if self.rest.is_empty() {
                 // Between two frames: what the library has to say goes first.
-                std::mem::swap(&mut self.rest, self.inbound.outbox());
+                self.rest = self.inbound.take_outbox();
+                if !self.rest.is_empty() {
+                    // What the library held back for want of room may have been the answer to a Close.
+                    self.hear(&[]);
+                }
             }
             let wrote = if !self.rest.is_empty() {
                 self.write_rest()

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{
     BREAKS_ALONE_MIN, BREAKS_BEFORE_ISOLATION, CONTROL_MAX, Confirm, Connection, DOUBT_LASTS,
-    DOUBT_MAX, DialFailure, Failure, Line, Mark, PING_BYTES, Piece, RAMP_BYTES, RAMP_RECORDS,
-    RETRY_AFTER_MAX, Session,
+    DOUBT_MAX, DialFailure, Failure, Mark, PING_BYTES, Piece, RAMP_BYTES, RAMP_RECORDS,
+    RETRY_AFTER_MAX, Session, State,
 };
 use crate::journal::{Chunk, Position};
 
@@ -27,9 +27,9 @@ impl Session {
             ..Connection::default()
         };
         self.sent = self.confirmed;
-        self.line = match self.rules.confirm {
-            Confirm::Written => Line::Open,
-            Confirm::Pong | Confirm::Message => Line::Probing {
+        self.state = match self.rules.confirm {
+            Confirm::Written => State::Open,
+            Confirm::Pong | Confirm::Message => State::Probing {
                 since: now,
                 sent: false,
             },
@@ -38,7 +38,7 @@ impl Session {
 
     /// No connection could be made.
     pub fn dial_failed(&mut self, now: Duration, why: DialFailure) {
-        if self.line != Line::Dialing {
+        if self.state != State::Dialing {
             return;
         }
         if why.permanent && !self.connected_once {
@@ -48,15 +48,15 @@ impl Session {
         self.reread |= why.unauthorized;
         let asked = why.retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
         let dial_at = now + self.backoff().max(asked);
-        self.line = Line::Down { dial_at };
+        self.state = State::Down { dial_at };
     }
 
     /// The connection is gone: reset, end of file, or a Close from the peer, which confirms nothing.
     pub fn broken(&mut self, now: Duration) {
-        match self.line {
-            Line::Closing { .. } => self.line = Line::Over,
-            Line::Probing { .. } | Line::Open => self.lose(now),
-            Line::Down { .. } | Line::Dialing | Line::Poisoned { .. } | Line::Over => {}
+        match self.state {
+            State::Closing { .. } => self.state = State::Over,
+            State::Probing { .. } | State::Open => self.lose(now),
+            State::Down { .. } | State::Dialing | State::Poisoned { .. } | State::Over => {}
         }
     }
 
@@ -106,7 +106,7 @@ impl Session {
     pub fn written(&mut self, now: Duration, to: Position, drained: bool) {
         self.connection.blocked_since = (!drained).then_some(now);
         self.connection.written_to = self.connection.written_to.max(to);
-        if self.rules.confirm == Confirm::Written && self.line == Line::Open {
+        if self.rules.confirm == Confirm::Written && self.state == State::Open {
             self.confirm(now, to);
         }
     }
@@ -125,7 +125,7 @@ impl Session {
             self.connection.wrong_pongs = self.connection.wrong_pongs.saturating_add(1);
             return;
         };
-        if let Line::Probing { sent: true, .. } = self.line {
+        if let State::Probing { sent: true, .. } = self.state {
             self.probe_answered(now);
         }
         let mut answered: Option<Mark> = None;
@@ -138,7 +138,7 @@ impl Session {
         let Some(mark) = answered else {
             return;
         };
-        if self.rules.confirm == Confirm::Pong && self.line == Line::Open {
+        if self.rules.confirm == Confirm::Pong && self.state == State::Open {
             self.connection.bytes_confirmed = mark.bytes;
             self.confirm(now, mark.to);
         }
@@ -152,13 +152,13 @@ impl Session {
         self.probe_answered_once = true;
         let control = self.breaks_alone > 0 && !self.connection.probe_answered;
         self.connection.probe_answered = true;
-        self.line = if control {
-            Line::Probing {
+        self.state = if control {
+            State::Probing {
                 since: now + self.control,
                 sent: false,
             }
         } else {
-            Line::Open
+            State::Open
         };
     }
 
@@ -197,7 +197,7 @@ impl Session {
     /// The peer's message confirms every record below `to`.
     pub fn acknowledged(&mut self, now: Duration, to: Position) {
         self.heard(now);
-        if self.rules.confirm != Confirm::Message || self.line != Line::Open || to > self.sent {
+        if self.rules.confirm != Confirm::Message || self.state != State::Open || to > self.sent {
             return;
         }
         while let Some((end, bytes)) = self.connection.frames.front() {
@@ -213,7 +213,7 @@ impl Session {
 
     /// The failover has the record of [`Step::Poison`](super::Step::Poison).
     pub fn settled(&mut self, now: Duration) {
-        if !matches!(self.line, Line::Poisoned { .. }) {
+        if !matches!(self.state, State::Poisoned { .. }) {
             return;
         }
         self.confirmed = self.confirmed.plus(1);
@@ -224,7 +224,7 @@ impl Session {
         self.breaks = 0;
         self.breaks_alone = 0;
         self.unexplained = 0;
-        self.line = Line::Down { dial_at: now };
+        self.state = State::Down { dial_at: now };
     }
 
     /// Everything below `to` is confirmed (I1).
@@ -253,12 +253,12 @@ impl Session {
     /// The connection is gone. Everything unconfirmed is sent again, in order, before anything new (I3).
     pub(super) fn lose(&mut self, now: Duration) {
         if !self.rules.dials {
-            self.line = Line::Over;
+            self.state = State::Over;
             return;
         }
         let dial_at = now + self.backoff();
-        let had_answered = self.line == Line::Open && self.rules.confirm != Confirm::Written;
-        self.line = Line::Down { dial_at };
+        let had_answered = self.state == State::Open && self.rules.confirm != Confirm::Written;
+        self.state = State::Down { dial_at };
         if had_answered && self.in_flight() > 0 {
             self.suspect(now);
         } else if self.connection.probe_answered {
@@ -290,7 +290,7 @@ impl Session {
             self.isolate_to = self.isolate_to.max(self.suspects_to);
         }
         if self.breaks_alone >= BREAKS_ALONE_MIN + self.doubt(now) {
-            self.line = Line::Poisoned { told: false };
+            self.state = State::Poisoned { told: false };
         }
     }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    Confirm, Failure, GivenUp, Line, MARKS_MAX, Mark, Order, PING_BYTES, PING_SPACING_BYTES_MAX,
-    PROBE_TIMEOUT_MAX, PROBES_UNANSWERED_MAX, REPINGS, Session, Step, Wait,
+    Confirm, Failure, GivenUp, MARKS_MAX, Mark, Order, PING_BYTES, PING_SPACING_BYTES_MAX,
+    PROBE_TIMEOUT_MAX, PROBES_UNANSWERED_MAX, REPINGS, Session, State, Step, Wait,
 };
 use crate::journal::{Marks, Position};
 
@@ -12,24 +12,24 @@ impl Session {
     /// What to do next. `room` is how many bytes the output buffer still takes.
     pub fn next(&mut self, now: Duration, room: u64, marks: Marks) -> Step {
         if let Some(failure) = self.failure.take() {
-            self.line = Line::Over;
+            self.state = State::Over;
             return Step::Fail(failure);
         }
-        match self.line {
-            Line::Over => Step::Done,
-            Line::Dialing | Line::Poisoned { told: true } => Step::Wait(Wait {
+        match self.state {
+            State::Over => Step::Done,
+            State::Dialing | State::Poisoned { told: true } => Step::Wait(Wait {
                 until: None,
                 records: false,
                 flush: false,
             }),
-            Line::Poisoned { told: false } => {
-                self.line = Line::Poisoned { told: true };
+            State::Poisoned { told: false } => {
+                self.state = State::Poisoned { told: true };
                 Step::Poison(self.confirmed)
             }
-            Line::Down { dial_at } => self.down(now, dial_at, marks),
-            Line::Probing { since, sent } => self.probing(now, room, since, sent),
-            Line::Open => self.open(now, room, marks),
-            Line::Closing { since } => self.closing(now, since),
+            State::Down { dial_at } => self.down(now, dial_at, marks),
+            State::Probing { since, sent } => self.probing(now, room, since, sent),
+            State::Open => self.open(now, room, marks),
+            State::Closing { since } => self.closing(now, since),
         }
     }
 
@@ -40,7 +40,7 @@ impl Session {
 
     fn down(&mut self, now: Duration, dial_at: Duration, marks: Marks) -> Step {
         if self.at_end(marks) {
-            self.line = Line::Over;
+            self.state = State::Over;
             return Step::Done;
         }
         if now < dial_at {
@@ -50,7 +50,7 @@ impl Session {
                 flush: false,
             });
         }
-        self.line = Line::Dialing;
+        self.state = State::Dialing;
         Step::Dial {
             reread: std::mem::take(&mut self.reread),
         }
@@ -65,7 +65,7 @@ impl Session {
             });
         }
         if !sent && room > 0 {
-            self.line = Line::Probing { since, sent: true };
+            self.state = State::Probing { since, sent: true };
             return self.ping(now);
         }
         let timeout = self.rules.confirm_timeout.min(PROBE_TIMEOUT_MAX);
@@ -103,7 +103,7 @@ impl Session {
         let deadline = since + self.rules.close_timeout;
         if now >= deadline {
             // All is confirmed: a peer that does not answer the Close changes nothing.
-            self.line = Line::Over;
+            self.state = State::Over;
             return Step::Done;
         }
         Step::Wait(Wait {
@@ -118,7 +118,7 @@ impl Session {
             return self.give_up(now, why);
         }
         if self.at_end(marks) {
-            self.line = Line::Closing { since: now };
+            self.state = State::Closing { since: now };
             return Step::Close;
         }
         let available = marks.durable > self.sent;

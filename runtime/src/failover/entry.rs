@@ -10,7 +10,7 @@ use super::Failed;
 
 /// A failed record as it is written.
 #[derive(Serialize)]
-struct Line<'a> {
+struct Entry<'a> {
     when: String,
     stage: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -27,11 +27,11 @@ struct Line<'a> {
 }
 
 /// The records as lines of JSON: `record` where it is text, else `record_base64`.
-pub(super) fn of(failed: &[Failed<'_>]) -> Vec<u8> {
+pub(super) fn lines(failed: &[Failed<'_>]) -> Vec<u8> {
     let mut lines = Vec::new();
     for failed in failed {
         let text = std::str::from_utf8(failed.record).ok();
-        let line = Line {
+        let entry = Entry {
             when: humantime::format_rfc3339_millis(failed.when).to_string(),
             stage: failed.stage,
             plugin: failed.plugin.map(|(name, _)| name),
@@ -42,7 +42,7 @@ pub(super) fn of(failed: &[Failed<'_>]) -> Vec<u8> {
             record: text,
             record_base64: text.is_none().then(|| STANDARD.encode(failed.record)),
         };
-        serde_json::to_writer(&mut lines, &line).expect("writing to memory does not fail");
+        serde_json::to_writer(&mut lines, &entry).expect("writing to memory does not fail");
         lines.push(b'\n');
     }
     lines
@@ -68,14 +68,14 @@ pub(super) mod tests {
 
     #[test]
     fn a_line_has_all_that_is_needed_to_replay() {
-        let line = of(&[failed(b"{\"a\":1}")]);
+        let line = lines(&[failed(b"{\"a\":1}")]);
         assert_eq!(
             std::str::from_utf8(&line).unwrap(),
             r#"{"when":"1970-01-01T00:00:01.500Z","stage":"format","plugin":"p","digest":"sha256:00","partition":"in.ndjson","position":7,"reason":"no","record":"{\"a\":1}"}"#
                 .to_owned()
                 + "\n"
         );
-        let line = of(&[failed(b"\xff")]);
+        let line = lines(&[failed(b"\xff")]);
         assert!(
             std::str::from_utf8(&line)
                 .unwrap()
