@@ -1,13 +1,22 @@
 //! The compliance test that every source passes: what the pipeline relies on, checked on each.
 
+use std::fs::File;
+use std::io::{PipeWriter, Write};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{BatchLimits, DRIVERS, Source, SourceContext, SourcePlan};
+use super::{BatchLimits, DRIVERS, Source, SourceContext, SourceError, SourcePlan, stdin};
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::driver::Facts;
+
+const LIMITS: BatchLimits = BatchLimits {
+    records_max: 10,
+    bytes_max: 1 << 16,
+    wait: Duration::from_millis(5),
+};
 
 fn plan(driver: &str, config: Value, folder: &Path) -> Box<dyn SourcePlan> {
     let driver = DRIVERS
@@ -22,13 +31,8 @@ fn plan(driver: &str, config: Value, folder: &Path) -> Box<dyn SourcePlan> {
 }
 
 async fn open(plan: &dyn SourcePlan, folder: &Path) -> Source {
-    let limits = BatchLimits {
-        records_max: 10,
-        bytes_max: 1 << 16,
-        wait: Duration::from_millis(5),
-    };
     let context = SourceContext {
-        limits,
+        limits: LIMITS,
         state_dir: folder.join("state"),
         fresh: false,
     };
@@ -47,10 +51,23 @@ async fn read_on(
     records_max: usize,
     checkpoint: &mut Checkpoint,
 ) -> Vec<String> {
+    let (records, failed) = read_until(source, records_max, checkpoint).await;
+    assert!(failed.is_none(), "{failed:?}");
+    records
+}
+
+/// Like [`read_on`], up to an error.
+async fn read_until(
+    source: &mut Source,
+    records_max: usize,
+    checkpoint: &mut Checkpoint,
+) -> (Vec<String>, Option<SourceError>) {
     let mut records = Vec::new();
     while records.len() < records_max {
-        let Some(batch) = source.reader.next().await.expect("it reads") else {
-            break;
+        let batch = match source.reader.next().await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => break,
+            Err(error) => return (records, Some(error)),
         };
         assert!(
             !batch.records.is_empty() && batch.records.len() <= 10,
@@ -74,7 +91,7 @@ async fn read_on(
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         records.extend(batch.records.payloads.iter().map(text));
     }
-    records
+    (records, None)
 }
 
 /// A replayable source goes on exactly after what was committed, and again after a second time.
@@ -195,6 +212,96 @@ async fn a_followed_file_gives_what_is_added() {
         .unwrap();
     std::io::Write::write_all(&mut file, b"o\nthree\n").unwrap();
     assert_eq!(read(&mut source, 2).await.0, ["two", "three"]);
+}
+
+/// Standard input as a pipe whose other end is returned.
+fn stdin(config: Value) -> (Source, PipeWriter) {
+    let (input, output) = std::io::pipe().unwrap();
+    let config: stdin::Config = serde_json::from_value(config).unwrap();
+    let source = config.read_from(File::from(OwnedFd::from(input)), LIMITS);
+    (source.unwrap(), output)
+}
+
+/// Standard input that holds this and ends.
+fn stdin_of(config: Value, input: &[u8]) -> Source {
+    let (source, mut output) = stdin(config);
+    output.write_all(input).expect("it fits into the pipe");
+    source
+}
+
+#[tokio::test]
+async fn stdin_gives_a_record_a_line() {
+    assert!(!plan("stdin", json!({}), Path::new(".")).replayable());
+    let input = rows(0, 95).join("\n") + "\n";
+    let mut source = stdin_of(json!({}), input.as_bytes());
+    let (records, checkpoint) = read(&mut source, 1000).await;
+    assert_eq!(records, rows(0, 95));
+    let (_, position) = checkpoint.positions().next().unwrap();
+    assert_eq!(position, input.len() as u64);
+    // It has nothing to remember, and says so by taking every commit.
+    source.committer.commit(&checkpoint).await.unwrap();
+}
+
+#[tokio::test]
+async fn stdin_takes_odd_lines_as_they_are() {
+    let input = b"\n\xff\xfe\r\n\n  \n\0\nwithout a newline";
+    let mut source = stdin_of(json!({}), input);
+    let mut payloads = Vec::new();
+    while let Some(batch) = source.reader.next().await.unwrap() {
+        payloads.extend(batch.records.payloads.iter().map(<[u8]>::to_vec));
+    }
+    let expected: [&[u8]; 4] = [b"\xff\xfe", b"  ", b"\0", b"without a newline"];
+    assert_eq!(payloads, expected);
+    assert_eq!(source.reader.oddities().empty_lines, 2);
+}
+
+#[tokio::test]
+async fn stdin_gives_what_was_before_a_line_that_is_too_long_and_ends_with_its_place() {
+    let mut source = stdin_of(json!({"line_max": 8}), b"one\ntwo\n123456789\nthree\n");
+    let mut checkpoint = Checkpoint::default();
+    let (records, failed) = read_until(&mut source, 10, &mut checkpoint).await;
+    assert_eq!(records, ["one", "two"]);
+    let message = failed.expect("an error").to_string();
+    assert!(
+        message.starts_with("stdin at 8: a line of more than 8 bytes"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_closed_stdin_gives_what_it_took_although_the_pipe_stays_open() {
+    let (mut source, mut output) = stdin(json!({}));
+    output.write_all(b"one\ntw").unwrap();
+    let mut checkpoint = Checkpoint::default();
+    assert_eq!(read_on(&mut source, 1, &mut checkpoint).await, ["one"]);
+    source.reader.close();
+    assert_eq!(read_on(&mut source, 10, &mut checkpoint).await, ["tw"]);
+}
+
+#[tokio::test]
+async fn stdin_of_bytes_gives_all_of_them_in_blocks() {
+    let input: Vec<u8> = (0..60_000_u32).map(|n| (n % 251) as u8).collect();
+    let mut source = stdin_of(json!({"framing": "bytes"}), &input);
+    let mut bytes = Vec::new();
+    while let Some(batch) = source.reader.next().await.unwrap() {
+        assert_eq!(batch.start, bytes.len() as u64);
+        assert!(batch.records.len() == 1 && batch.records.payloads.bytes.len() <= LIMITS.bytes_max);
+        bytes.extend_from_slice(&batch.records.payloads.bytes);
+        assert_eq!(batch.end(), bytes.len() as u64);
+    }
+    assert_eq!(bytes, input);
+}
+
+#[tokio::test]
+async fn stdin_of_bytes_passes_a_block_on_at_once() {
+    let (mut source, mut output) = stdin(json!({"framing": "bytes"}));
+    let mut checkpoint = Checkpoint::default();
+    for block in ["first", "no newline\n\n", "last"] {
+        output.write_all(block.as_bytes()).unwrap();
+        assert_eq!(read_on(&mut source, 1, &mut checkpoint).await, [block]);
+    }
+    drop(output);
+    assert!(read_on(&mut source, 1, &mut checkpoint).await.is_empty());
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 //! Owns a thread that reads, because nothing else can wait for a pipe. Remembers nothing: what was
 //! read is gone from the pipe, so it cannot be replayed.
 
+use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -43,7 +45,7 @@ const AHEAD_MAX: usize = 2;
 /// Config of the `stdin` source.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Config {
+pub(super) struct Config {
     /// `lines`: a record a line. `bytes`: a record is whatever one read returns.
     framing: Cut,
     /// Longest line; a longer one ends the run with its place.
@@ -81,28 +83,43 @@ impl SourcePlan for Config {
 
     fn open(&self, context: SourceContext) -> BoxFuture<'_, Result<Source, SourceError>> {
         Box::pin(async move {
-            let (batches, received) = mpsc::channel(AHEAD_MAX);
-            let config = self.clone();
-            let closed = Arc::new(AtomicBool::new(false));
-            let input = Input {
-                closed: Arc::clone(&closed),
-            };
-            std::thread::Builder::new()
-                .name("stdin".to_owned())
-                .spawn(move || match config.framing {
-                    Cut::Lines => read_lines(&input, &config, context.limits, &batches),
-                    Cut::Bytes => read_blocks(&input, context.limits, &batches),
-                })
-                .map_err(|error| SourceError::io("starting the stdin thread", error))?;
-            Ok(Source {
-                reader: Box::new(Stdin {
-                    received,
-                    closed,
-                    oddities: Oddities::default(),
-                }),
-                committer: Box::new(Forgetful),
-                start: Checkpoint::default(),
+            // A handle of our own: nothing of it is left in the buffer of `io::stdin`.
+            let input = io::stdin().as_fd().try_clone_to_owned();
+            let input = input.map_err(|error| SourceError::io("opening standard input", error))?;
+            self.read_from(File::from(input), context.limits)
+        })
+    }
+}
+
+impl Config {
+    /// Opens the source on whatever standard input is: a pipe, a file, a terminal.
+    pub(super) fn read_from(
+        &self,
+        input: File,
+        limits: BatchLimits,
+    ) -> Result<Source, SourceError> {
+        let (batches, received) = mpsc::channel(AHEAD_MAX);
+        let closed = Arc::new(AtomicBool::new(false));
+        let input = Input {
+            file: input,
+            closed: Arc::clone(&closed),
+        };
+        let config = self.clone();
+        std::thread::Builder::new()
+            .name("stdin".to_owned())
+            .spawn(move || match config.framing {
+                Cut::Lines => read_lines(&input, &config, limits, &batches),
+                Cut::Bytes => read_blocks(&input, limits, &batches),
             })
+            .map_err(|error| SourceError::io("starting the stdin thread", error))?;
+        Ok(Source {
+            reader: Box::new(Stdin {
+                received,
+                closed,
+                oddities: Oddities::default(),
+            }),
+            committer: Box::new(Forgetful),
+            start: Checkpoint::default(),
         })
     }
 }
@@ -145,6 +162,7 @@ impl Reader for Stdin {
 
 /// Standard input as the thread sees it: it ends when the source is closed.
 struct Input {
+    file: File,
     closed: Arc<AtomicBool>,
 }
 
@@ -155,13 +173,40 @@ impl Input {
             if self.closed.load(Ordering::Relaxed) {
                 return Ok(0);
             }
-            if !within(CLOSED_EVERY) {
+            if !self.within(CLOSED_EVERY) {
                 continue;
             }
-            match io::stdin().lock().read(block) {
+            match (&self.file).read(block) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => return read,
             }
+        }
+    }
+
+    /// Waits until there is something to read (or the end) for at most `wait`.
+    fn within(&self, wait: Duration) -> bool {
+        let mut poll = libc::pollfd {
+            fd: self.file.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // Rounded up: rounding down would spin through the last millisecond.
+        let wait_ms = wait.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+        // SAFETY: one valid pollfd is passed with its count, and poll keeps no pointer to it.
+        let ready = unsafe { libc::poll(&mut poll, 1, wait_ms) };
+        ready != 0
+    }
+
+    /// Asks for a larger pipe, so that the writer is woken less often. Refused is as well.
+    fn widen(&self) {
+        #[cfg(target_os = "linux")]
+        // SAFETY: fcntl on a descriptor number touches no memory of ours.
+        unsafe {
+            libc::fcntl(
+                self.file.as_raw_fd(),
+                libc::F_SETPIPE_SZ,
+                BLOCK_BYTES as libc::c_int,
+            );
         }
     }
 }
@@ -174,11 +219,11 @@ fn read_lines(input: &Input, config: &Config, limits: BatchLimits, batches: &mps
     let mut lines = Lines::new(partition(), limits, config.line_max.0 as usize, 0);
     let mut block = vec![0; BLOCK_BYTES];
     let mut waiting_since = None;
-    widen_pipe();
+    input.widen();
     let end = loop {
         if lines.waiting() > 0 {
             let since = *waiting_since.get_or_insert_with(Instant::now);
-            if !within(limits.wait.saturating_sub(since.elapsed())) {
+            if !input.within(limits.wait.saturating_sub(since.elapsed())) {
                 waiting_since = None;
                 if let Some(batch) = lines.take()
                     && batches
@@ -275,32 +320,5 @@ fn read_blocks(input: &Input, limits: BatchLimits, batches: &mpsc::Sender<Sent>)
         if batches.blocking_send(sent).is_err() || failed {
             return;
         }
-    }
-}
-
-/// Waits until standard input has something (or its end) for at most `wait`.
-fn within(wait: Duration) -> bool {
-    let mut poll = libc::pollfd {
-        fd: libc::STDIN_FILENO,
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    // Rounded up: rounding down would spin through the last millisecond.
-    let wait_ms = wait.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
-    // SAFETY: one valid pollfd is passed with its count, and poll keeps no pointer to it.
-    let ready = unsafe { libc::poll(&mut poll, 1, wait_ms) };
-    ready != 0
-}
-
-/// Asks for a larger pipe, so that the writer is woken less often. Refused is as well.
-fn widen_pipe() {
-    #[cfg(target_os = "linux")]
-    // SAFETY: fcntl on a descriptor number touches no memory of ours.
-    unsafe {
-        libc::fcntl(
-            libc::STDIN_FILENO,
-            libc::F_SETPIPE_SZ,
-            BLOCK_BYTES as libc::c_int,
-        );
     }
 }
