@@ -1,83 +1,231 @@
 //! The position file: what a source that cannot ask its origin remembers between runs.
 //!
-//! Owns one JSON file in the state folder, replaced atomically. Used by `file`.
+//! Owns one JSON file in the state folder, replaced atomically, and the trail that leads from a position
+//! to the file that it is in. Used by `file`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::{Committer, SourceError};
 use crate::checkpoint::Checkpoint;
 use crate::driver::BoxFuture;
 use crate::files;
+use crate::record::Partition;
+
+/// How many first bytes tell whether a file is still the same.
+pub const HEAD_BYTES: usize = 1024;
+
+/// What tells a file from others, whatever it is called. Either alone would not do: a file system gives
+/// the inode of a deleted file to the next one, and two files may begin alike.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its number in the file system.
+    pub inode: u64,
+    /// How many of its first bytes `head` is a digest of: no more than were read, because a file that
+    /// grows keeps those and no others.
+    pub head_bytes: u64,
+    /// See `head_bytes`.
+    pub head: String,
+}
+
+impl Identity {
+    /// The identity of a file that begins with `head`.
+    pub fn new(inode: u64, head: &[u8]) -> Self {
+        let digest = Sha256::digest(head);
+        Self {
+            inode,
+            head_bytes: head.len() as u64,
+            head: digest[..8]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        }
+    }
+}
 
 /// What is remembered of one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// Where to go on.
+    /// Where to go on in `file`.
     pub position: u64,
-    /// What tells that the partition is still the same one (a digest of its first bytes).
-    pub identity: String,
+    /// The file in which the first unsettled record is.
+    pub file: Identity,
+    /// The files that took its place since and are not settled either, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub then: Vec<Identity>,
 }
 
 /// Remembered positions, by partition name.
 pub type Positions = BTreeMap<String, Remembered>;
 
-/// Writes positions to a file.
-pub struct PositionFile {
+/// Which files the positions of each partition lead through, and the file that remembers it. Shared by
+/// the reader, who tells which files there are, and the committer, who forgets those that are settled.
+#[derive(Clone)]
+pub struct Trail(Arc<Mutex<State>>);
+
+struct State {
     path: PathBuf,
     known: Positions,
+    /// Oldest first: the files that are read or to be read and not settled.
+    files: HashMap<Partition, VecDeque<Found>>,
+    /// All of a partition below is settled.
+    settled: HashMap<Partition, u64>,
 }
 
-impl PositionFile {
-    /// Reads what the last run left; empty where there is no file.
+/// A file on the trail.
+struct Found {
+    identity: Identity,
+    /// Where it is to be read from.
+    offset: u64,
+    /// The partition's position at the file's first byte; unknown before it is read.
+    base: Option<u64>,
+}
+
+impl State {
+    /// Brings what is known of a partition up to date.
+    fn remember(&mut self, partition: &Partition) {
+        let settled = self.settled.get(partition).copied();
+        let Some(files) = self.files.get_mut(partition) else {
+            return; // not opened yet: what the last run left still holds
+        };
+        while let Some(base) = files.get(1).and_then(|next| next.base)
+            && settled.is_some_and(|settled| settled >= base)
+        {
+            files.pop_front();
+        }
+        let Some(first) = files.front() else {
+            return;
+        };
+        let position = match (settled, first.base) {
+            (Some(settled), Some(base)) => settled.saturating_sub(base),
+            _ => first.offset,
+        };
+        let remembered = Remembered {
+            position,
+            file: first.identity.clone(),
+            then: files
+                .iter()
+                .skip(1)
+                .map(|file| file.identity.clone())
+                .collect(),
+        };
+        self.known.insert(partition.name().to_owned(), remembered);
+    }
+
+    fn save(&self) -> Result<(), SourceError> {
+        let context = || format!("remembering positions in {}", self.path.display());
+        serde_json::to_vec_pretty(&self.known)
+            .map_err(io::Error::other)
+            .and_then(|bytes| files::replace(&self.path, &bytes))
+            .map_err(|error| SourceError::io(context(), error))
+    }
+}
+
+impl Trail {
+    /// Reads what the last run left; nothing where there is no file, or with `fresh`.
     ///
     /// # Errors
     /// A file that cannot be read, or is not one of ours.
-    pub fn open(path: PathBuf) -> Result<(Self, Positions), SourceError> {
-        let context = || format!("reading the remembered positions in {}", path.display());
-        let known: Positions = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| SourceError::io(context(), io::Error::other(error)))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Positions::new(),
-            Err(error) => return Err(SourceError::io(context(), error)),
+    pub fn open(path: PathBuf, fresh: bool) -> Result<Self, SourceError> {
+        let known = match std::fs::read(&path) {
+            _ if fresh => Ok(Positions::new()),
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+                io::Error::other(format!("{error} (`--fresh` does without the file)"))
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Positions::new()),
+            Err(error) => Err(error),
         };
-        Ok((
-            Self {
-                path,
-                known: known.clone(),
-            },
+        let context = || format!("reading the remembered positions in {}", path.display());
+        let known = known.map_err(|error| SourceError::io(context(), error))?;
+        Ok(Self(Arc::new(Mutex::new(State {
+            path,
             known,
-        ))
+            files: HashMap::new(),
+            settled: HashMap::new(),
+        }))))
     }
 
-    /// Says what partition `name` is, so that its position can be remembered.
-    pub fn identify(&mut self, name: &str, position: u64, identity: String) {
-        self.known
-            .insert(name.to_owned(), Remembered { position, identity });
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("nothing panics while it is held")
     }
 
-    fn save(&self) -> io::Result<()> {
-        files::replace(&self.path, &serde_json::to_vec_pretty(&self.known)?)
+    /// What the last run left of the partition `name`.
+    pub fn remembered(&self, name: &str) -> Option<Remembered> {
+        self.state().known.get(name).cloned()
+    }
+
+    /// After the files that are known, this one is to be read from `offset` on.
+    pub fn find(&self, partition: &Partition, identity: Identity, offset: u64) {
+        let mut state = self.state();
+        let files = state.files.entry(partition.clone()).or_default();
+        files.push_back(Found {
+            identity,
+            offset,
+            base: None,
+        });
+        state.remember(partition);
+    }
+
+    /// From now on positions of `partition` are `base` more than offsets in this file.
+    pub fn begin(&self, partition: &Partition, identity: Identity, offset: u64, base: u64) {
+        let mut state = self.state();
+        let files = state.files.entry(partition.clone()).or_default();
+        let found = files
+            .iter_mut()
+            .find(|file| file.base.is_none() && file.identity.inode == identity.inode);
+        let begun = Found {
+            identity,
+            offset,
+            base: Some(base),
+        };
+        match found {
+            Some(found) => *found = begun,
+            None => {
+                // What an inode held before it was cut cannot be read again: nothing leads there.
+                files.retain(|file| file.identity.inode != begun.identity.inode);
+                files.push_back(begun);
+            }
+        }
+        state.remember(partition);
+    }
+
+    /// More of the first bytes of the file that is read is known.
+    pub fn know(&self, partition: &Partition, identity: Identity) {
+        let mut state = self.state();
+        let files = state.files.get_mut(partition);
+        let mut begun = files.into_iter().flatten().rev();
+        if let Some(file) = begun.find(|file| file.base.is_some()) {
+            file.identity = identity;
+        }
+    }
+
+    /// Writes down which files there are. A crash after this finds them again, whatever they are called
+    /// by then; so a followed file is not read before.
+    ///
+    /// # Errors
+    /// Whatever the file system refuses.
+    pub fn save(&self) -> Result<(), SourceError> {
+        self.state().save()
     }
 }
 
-impl Committer for PositionFile {
+impl Committer for Trail {
     fn commit<'a>(
         &'a mut self,
         checkpoint: &'a Checkpoint,
     ) -> BoxFuture<'a, Result<(), SourceError>> {
         Box::pin(async move {
+            let mut state = self.state();
             for (partition, position) in checkpoint.positions() {
-                if let Some(remembered) = self.known.get_mut(partition.name()) {
-                    remembered.position = position;
-                }
+                state.settled.insert(partition.clone(), position);
+                state.remember(partition);
             }
-            let context = || format!("remembering positions in {}", self.path.display());
-            self.save()
-                .map_err(|error| SourceError::io(context(), error))
+            state.save()
         })
     }
 }
