@@ -103,3 +103,13 @@ pub mod __private {
     pub use crate::bindings;
     pub use crate::guest::{configure, describe, format};
 }
+
+/// The Rust that the guides show, compiled by `cargo test`: what users copy has to build.
+#[cfg(doctest)]
+mod shown {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../../docs/plugins.md")]
+    struct Plugins;
+}
