@@ -7,6 +7,7 @@
 //! A test that needs a peer asks [`peers`] for it. Where it is missing the test tells so and passes,
 //! unless `CI` is set: then it fails.
 
+pub mod documents;
 pub mod peers;
 pub mod pipelines;
 pub mod process;
