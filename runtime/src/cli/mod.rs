@@ -25,7 +25,7 @@ pub enum Exit {
     Done = 0,
     /// Failed while running.
     Failed = 1,
-    /// The pipeline or the arguments are wrong.
+    /// The pipeline, a plugin or the arguments are wrong.
     Wrong = 2,
     /// The environment is: an unreachable peer, a missing toolchain.
     Environment = 3,
@@ -37,9 +37,14 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// What [`Exit`] says, for the help.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed while running; 2 the pipeline, a plugin or the arguments are wrong;
+3 the environment is: an unreachable peer, a missing toolchain.";
+
 /// Carries records through WebAssembly formatters to WebSocket peers, and loses none.
 #[derive(Debug, Parser)]
-#[command(name = "wirefall", version, propagate_version = true)]
+#[command(name = "wirefall", version, propagate_version = true, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(flatten)]
     globals: Globals,

@@ -34,8 +34,8 @@ pub(super) struct Service {
     /// Longest drain after the first signal; then the run ends with the rest unconfirmed.
     #[serde(default = "shutdown_timeout")]
     pub(super) shutdown_timeout: Span,
-    /// Folder for positions and caches, relative to the pipeline file; each pipeline has its own
-    /// inside it.
+    /// Folder for what sources remember between runs, relative to the pipeline file; each pipeline has
+    /// its own inside it.
     #[serde(default = "state")]
     pub(super) state: String,
 }
