@@ -60,6 +60,21 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("glob", &["source/"]),
 ];
 
+/// The table in `lib.rs` is the first that a reader sees of the library.
+#[test]
+fn the_layout_names_every_module() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
+    let text = std::fs::read_to_string(root).expect("lib.rs");
+    let modules = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod "));
+    let missing: Vec<_> = modules
+        .map(|module| module.trim_end_matches(';'))
+        .filter(|module| !text.contains(&format!("[`{module}`]")))
+        .collect();
+    assert!(missing.is_empty(), "not in the table: {missing:?}");
+}
+
 struct Source {
     /// Relative to `src`, with `/`.
     path: String,
