@@ -24,12 +24,17 @@ const CHECKSUM_BYTES: usize = 32;
 pub(super) fn read(cache: &Cache, kind: &str, name: &str) -> Option<Vec<u8>> {
     let path = cache.folder(kind)?.join(name);
     let mut bytes = fs::read(&path).ok()?;
-    let content = bytes.len().checked_sub(CHECKSUM_BYTES)?;
-    if Sha256::digest(&bytes[..content]).as_slice() != &bytes[content..] {
-        tracing::debug!("{} is torn and is made again", path.display());
-        return None;
+    let content = bytes
+        .len()
+        .checked_sub(CHECKSUM_BYTES)
+        .filter(|content| Sha256::digest(&bytes[..*content]).as_slice() == &bytes[*content..]);
+    match content {
+        Some(content) => bytes.truncate(content),
+        None => {
+            tracing::debug!("{} is torn and is made again", path.display());
+            return None;
+        }
     }
-    bytes.truncate(content);
     Some(bytes)
 }
 
