@@ -3,6 +3,7 @@
 //! Owns the queue before them, how many there are, and giving their results back in reading order.
 //! Never touches the journal. The loop starts the pool, tells it to look at the queue, and receives.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -76,6 +77,11 @@ struct Crew {
 }
 
 impl Crew {
+    /// Threads that stay.
+    fn staying(self) -> usize {
+        self.live - self.leaving
+    }
+
     /// Whether one more is wanted than run: takes one back that was leaving, where there is one.
     fn grow(&mut self, max: usize) -> bool {
         if self.leaving > 0 {
@@ -87,7 +93,7 @@ impl Crew {
 
     /// Lets one go, down to `min`.
     fn shrink(&mut self, min: usize) -> bool {
-        let one_less = self.live - self.leaving > min;
+        let one_less = self.staying() > min;
         self.leaving += usize::from(one_less);
         one_less
     }
@@ -159,17 +165,22 @@ impl Pool {
         } else {
             0
         };
+        let before = lock(&self.crew).staying();
         if lag > self.scaling.up_above {
             let one_more = lock(&self.crew).grow(self.scaling.max);
             if one_more {
                 self.add()?;
-                tracing::debug!(workers = lock(&self.crew).live, lag, "one worker more");
             }
         } else if self.idle_looks >= IDLE_LOOKS {
             self.idle_looks = 0;
-            if lock(&self.crew).shrink(self.scaling.min) {
-                tracing::debug!(lag, "one worker less");
-            }
+            lock(&self.crew).shrink(self.scaling.min);
+        }
+        // Only this task lets workers go or takes them back: how many stay changes nowhere else.
+        let workers = lock(&self.crew).staying();
+        match workers.cmp(&before) {
+            Ordering::Greater => tracing::debug!(workers, lag, "one worker more"),
+            Ordering::Less => tracing::debug!(workers, lag, "one worker less"),
+            Ordering::Equal => {}
         }
         Ok(())
     }
@@ -300,11 +311,11 @@ mod tests {
             for _ in 0..200 {
                 match random.u32(..3) {
                     0 => crew.live += usize::from(crew.grow(max)),
-                    1 => assert!(crew.shrink(min) || crew.live - crew.leaving == min),
+                    1 => assert!(crew.shrink(min) || crew.staying() == min),
                     _ => assert!(crew.leave() || crew.leaving == 0),
                 }
                 assert!(
-                    crew.live <= max && crew.live - crew.leaving >= min,
+                    crew.live <= max && crew.staying() >= min,
                     "{seed}: {crew:?}"
                 );
             }
