@@ -197,14 +197,19 @@ impl Client {
             Failure::Refused(why) => SinkError::Environment {
                 message: format!("{address}: {why}"),
             },
-            Failure::NoPongs { wrong_pongs } => SinkError::Peer {
-                message: format!(
-                    "{address}: the peer does not answer a Ping with its payload \
-                     ({wrong_pongs} other Pongs came), so nothing can be confirmed; \
-                     use `ack: message` if it answers with messages of its own, \
-                     or `ack: written` to go without confirmation"
-                ),
-            },
+            Failure::NoPongs { wrong_pongs } => {
+                let other = match self.plan.rules.confirm {
+                    Confirm::Message => "", // it asks for Pongs at connect as well
+                    _ => "use `ack: message` if it answers with messages of its own, or ",
+                };
+                SinkError::Peer {
+                    message: format!(
+                        "{address}: the peer does not answer a Ping with its payload \
+                         ({wrong_pongs} other Pongs came), so nothing can be confirmed; \
+                         {other}use `ack: written` to go without confirmation"
+                    ),
+                }
+            }
         }
     }
 
