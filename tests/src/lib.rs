@@ -12,6 +12,7 @@ pub mod peers;
 pub mod pipelines;
 pub mod process;
 pub mod proxy;
+pub mod pushing;
 pub mod records;
 pub mod workspace;
 
@@ -25,17 +26,25 @@ use std::time::{Duration, Instant};
 /// Longest wait for a state. Far longer than anything takes: only a broken program meets it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The same for what compiles crates.
+pub const BUILD_PATIENCE: Duration = Duration::from_secs(600);
+
 /// How often a state is looked at.
 const GLANCE: Duration = Duration::from_millis(5);
 
 /// Waits until `state` gives something, and fails the test with `what` if it does not in time.
-pub fn wait_for<T>(what: &str, mut state: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_for<T>(what: &str, state: impl FnMut() -> Option<T>) -> T {
+    wait_within(PATIENCE, what, state)
+}
+
+/// The same with another patience.
+fn wait_within<T>(patience: Duration, what: &str, mut state: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = state() {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         std::thread::sleep(GLANCE);
     }
 }

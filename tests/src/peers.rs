@@ -75,19 +75,20 @@ fn script(language: Language, name: &str) -> Option<Command> {
 pub struct Receiver {
     language: Language,
     out: PathBuf,
-    replies: bool,
+    words: Vec<String>,
     /// Where it listens; the same after a restart.
     pub address: SocketAddr,
     process: Option<Process>,
 }
 
 impl Receiver {
-    /// Starts one. With `replies` it answers each message once it is written. `None`: not here.
-    pub fn start(test: &str, language: Language, out: &Path, replies: bool) -> Option<Self> {
+    /// Starts one. `words` say how it answers, as the scripts explain: with `reply` it answers each
+    /// message once it is written. `None`: not here.
+    pub fn start(test: &str, language: Language, out: &Path, words: &[&str]) -> Option<Self> {
         let mut receiver = Self {
             language,
             out: out.to_owned(),
-            replies,
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             process: None,
         };
@@ -110,9 +111,7 @@ impl Receiver {
         self.kill();
         let mut command = script(self.language, "receiver").expect("it was here");
         command.arg(self.address.port().to_string()).arg(&self.out);
-        if self.replies {
-            command.arg("reply");
-        }
+        command.args(&self.words);
         let mut process = Process::start(&mut command);
         let port = process.wait_for_line("listening ");
         self.address.set_port(port.parse().expect("a port"));

@@ -2,13 +2,14 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::workspace::root;
-use crate::{wait_for, wait_until};
+use crate::{BUILD_PATIENCE, PATIENCE, wait_for, wait_within};
 
 /// Signals that tests send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,26 +149,56 @@ impl Process {
 
     /// Resident memory in KiB.
     pub fn rss_kib(&self) -> u64 {
+        self.memory_kib("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in KiB.
+    pub fn peak_rss_kib(&self) -> u64 {
+        self.memory_kib("VmHWM:")
+    }
+
+    fn memory_kib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         status
             .unwrap_or_default()
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix(name))
             .and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok())
             .unwrap_or(0)
     }
 
+    /// How far it has read a file that it holds open, in bytes.
+    pub fn position_in(&self, file: &Path) -> Option<u64> {
+        let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let open = std::fs::read_dir(proc.join("fd")).ok()?.flatten();
+        let names_it = |link: PathBuf| std::fs::read_link(link).is_ok_and(|path| path == file);
+        let descriptor = open.into_iter().find(|entry| names_it(entry.path()))?;
+        let info = std::fs::read_to_string(proc.join("fdinfo").join(descriptor.file_name()));
+        let info = info.ok()?;
+        let position = info.lines().find_map(|line| line.strip_prefix("pos:"))?;
+        position.trim().parse().ok()
+    }
+
     /// Waits for its end.
-    pub fn wait(mut self) -> Ended {
+    pub fn wait(self) -> Ended {
+        self.wait_within(PATIENCE)
+    }
+
+    /// Waits for the end of a command that compiles crates.
+    pub fn wait_for_build(self) -> Ended {
+        self.wait_within(BUILD_PATIENCE)
+    }
+
+    fn wait_within(mut self, patience: Duration) -> Ended {
         self.stdin = None;
         let name = self.name.clone();
         let (out, err) = (Arc::clone(&self.stdout), Arc::clone(&self.stderr));
         let child = &mut self.child;
         let mut status = None;
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_until(&format!("the end of {name}"), || {
+            wait_within(patience, &format!("the end of {name}"), || {
                 status = child.try_wait().expect("a child can be waited for");
-                status.is_some()
+                status
             });
         }));
         assert!(
@@ -215,6 +246,18 @@ impl Ended {
     /// A number of the account that `wirefall run` prints at its end, by its name.
     #[track_caller]
     pub fn account(&self, name: &str) -> u64 {
+        self.account_of(name)
+            .unwrap_or_else(|| panic!("no `{name}` in the account of:\n{}", self.stderr))
+    }
+
+    /// The same, where it is told only if there is something to tell: 0 otherwise.
+    #[track_caller]
+    pub fn account_or_none(&self, name: &str) -> u64 {
+        self.account_of(name).unwrap_or(0)
+    }
+
+    #[track_caller]
+    fn account_of(&self, name: &str) -> Option<u64> {
         let line = self
             .stderr
             .lines()
@@ -223,7 +266,6 @@ impl Ended {
             .unwrap_or_else(|| panic!("no account in:\n{}", self.stderr));
         line.split(" · ")
             .find_map(|part| part.strip_prefix(name)?.trim().parse().ok())
-            .unwrap_or_else(|| panic!("no `{name}` in: {line}"))
     }
 }
 

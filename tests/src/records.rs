@@ -1,21 +1,34 @@
 //! Numbered records, and the account of what arrived of them.
 
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::Path;
 
 /// Writes the records 0 to `count`, one JSON object a line, each padded to some 100 bytes.
 pub fn write_numbered(path: &Path, count: u64) {
+    write_padded(path, count, PAD);
+}
+
+/// The same, with a padding of so many bytes.
+pub fn write_padded(path: &Path, count: u64, pad: usize) {
     let file = std::fs::File::create(path).expect("a file");
     let mut file = BufWriter::new(file);
     for number in 0..count {
-        writeln!(file, "{}", numbered(number)).expect("written");
+        writeln!(file, "{}", padded(number, pad)).expect("written");
     }
     file.flush().expect("written");
 }
 
-/// One such record.
+/// One record of [`write_numbered`].
 pub fn numbered(number: u64) -> String {
-    format!(r#"{{"n":{number},"pad":"{:080}"}}"#, number)
+    padded(number, PAD)
+}
+
+/// Bytes that records are padded with.
+const PAD: usize = 80;
+
+fn padded(number: u64, pad: usize) -> String {
+    format!(r#"{{"n":{number},"pad":"{number:0pad$}"}}"#)
 }
 
 /// The numbers of the records in a text, a line each, in order. What is no such record fails the test,
@@ -50,4 +63,28 @@ pub fn all_there(numbers: &[u64], count: u64) -> u64 {
     let missing: Vec<_> = (0..count).filter(|n| !seen[*n as usize]).take(5).collect();
     assert!(missing.is_empty(), "missing, among others: {missing:?}");
     again
+}
+
+/// The runs of numbers below `count` that are not there.
+pub fn missing(numbers: &[u64], count: u64) -> Vec<Range<u64>> {
+    let mut seen = numbers.to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    seen.push(count);
+    let mut next = 0;
+    let mut missing = Vec::new();
+    for number in seen {
+        if next < number {
+            missing.push(next..number);
+        }
+        next = number + 1;
+    }
+    missing
+}
+
+/// Each number once, where it came first.
+pub fn first_times(numbers: &[u64]) -> Vec<u64> {
+    let mut seen = std::collections::BTreeSet::new();
+    let first = numbers.iter().filter(|number| seen.insert(**number));
+    first.copied().collect()
 }

@@ -1,95 +1,14 @@
-//! Client mode: peers that break, are killed, lie or stall. Whatever happens, nothing is lost.
-//!
-//! The receivers of Python and Node write each record to a file before they read on, so the file is
-//! what was really received.
+//! Client mode: what confirms, what is refused, and how a run ends. What breaks on the way is in
+//! `faults.rs`.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use wirefall_tests::peers::{Language, Nginx, Receiver, free_address, skip};
-use wirefall_tests::process::Ended;
-use wirefall_tests::records::all_there;
-use wirefall_tests::{
-    Fault, Folder, Process, Proxy, Signal, numbers, pipelines, wait_until, wirefall, write_numbered,
+use wirefall_tests::pushing::{
+    RATE, RECORDS, RSS_KIB_MAX, all_delivered, push, receive, received, wait_for_records,
 };
-
-const RECORDS: u64 = 20_000;
-/// Slow enough that a fault comes in mid-run, fast enough that a run takes seconds.
-const RATE: &str = "rate: 10000";
-/// Give a silent peer up soon.
-const IMPATIENT: [&str; 3] = [
-    "confirm_timeout: 1s",
-    "write_timeout: 1s",
-    "ping_interval: 1s",
-];
-/// Resident memory that no run may pass, in KiB.
-const RSS_KIB_MAX: u64 = 120 * 1024;
-
-/// Starts a run that pushes numbered records to `address`.
-fn push(folder: &Folder, address: SocketAddr, records: u64, sink: &[&str]) -> Process {
-    write_numbered(&folder.path("input.ndjson"), records);
-    let sink = [&IMPATIENT, sink].concat();
-    let pipeline = pipelines::push(folder, address, &[RATE], &sink);
-    wirefall(["run".as_ref(), pipeline.as_os_str()])
-}
-
-/// Starts `wirefall receive` with these arguments; it writes to `out.ndjson`.
-fn receive(folder: &Folder, arguments: &[&str]) -> (Process, SocketAddr) {
-    let out = folder.path("out.ndjson");
-    let mut words = vec!["receive".as_ref(), "127.0.0.1:0".as_ref()];
-    words.extend(["--out".as_ref(), out.as_os_str()]);
-    words.extend(arguments.iter().map(|word| std::ffi::OsStr::new(*word)));
-    let mut receiver = wirefall(words);
-    let address = receiver.wait_for_line("receiving on ws://");
-    let address = address.split(',').next().and_then(|a| a.parse().ok());
-    (receiver, address.expect("an address"))
-}
-
-fn received(folder: &Folder) -> Vec<u64> {
-    numbers(&folder.read("out.ndjson"))
-}
-
-fn wait_for_records(folder: &Folder, count: usize) {
-    wait_until("records at the receiver", || {
-        received(folder).len() >= count
-    });
-}
-
-/// The run is at its end, and says that every record is delivered (I2).
-#[track_caller]
-fn all_delivered(ended: Ended, records: u64) {
-    let ended = ended.expect(0);
-    assert_eq!(ended.account("delivered"), records, "{}", ended.stderr);
-    assert_eq!(ended.account("unconfirmed"), 0, "{}", ended.stderr);
-}
-
-fn a_kill_loses_nothing(language: Language, kills: usize) {
-    let folder = Folder::new();
-    let test = format!("a_kill_loses_nothing ({language:?})");
-    let out = folder.path("out.ndjson");
-    let Some(mut receiver) = Receiver::start(&test, language, &out, true) else {
-        return;
-    };
-    let run = push(&folder, receiver.address, RECORDS, &["ack: message"]);
-    let step = RECORDS as usize / (kills + 1);
-    for kill in 1..=kills {
-        wait_for_records(&folder, kill * step);
-        receiver.restart();
-        assert!(run.rss_kib() < RSS_KIB_MAX, "{} KiB", run.rss_kib());
-    }
-    all_delivered(run.wait(), RECORDS);
-    all_there(&received(&folder), RECORDS);
-}
-
-#[test]
-fn i1_ten_kills_of_a_python_peer_lose_nothing() {
-    a_kill_loses_nothing(Language::Python, 10);
-}
-
-#[test]
-fn i1_ten_kills_of_a_node_peer_lose_nothing() {
-    a_kill_loses_nothing(Language::Node, 10);
-}
+use wirefall_tests::records::all_there;
+use wirefall_tests::{Fault, Folder, Proxy, Signal, pipelines, wirefall, write_numbered};
 
 #[test]
 fn i1_pongs_of_real_peers_confirm() {
@@ -97,7 +16,7 @@ fn i1_pongs_of_real_peers_confirm() {
         let folder = Folder::new();
         let out = folder.path("out.ndjson");
         let test = format!("pongs_of_real_peers_confirm ({language:?})");
-        let Some(receiver) = Receiver::start(&test, language, &out, false) else {
+        let Some(receiver) = Receiver::start(&test, language, &out, &[]) else {
             continue;
         };
         all_delivered(
@@ -114,7 +33,7 @@ fn i1_through_nginx_a_kill_of_the_peer_behind_it_loses_nothing() {
     let folder = Folder::new();
     let test = "through_nginx_a_kill_loses_nothing";
     let out = folder.path("out.ndjson");
-    let Some(mut receiver) = Receiver::start(test, Language::Python, &out, true) else {
+    let Some(mut receiver) = Receiver::start(test, Language::Python, &out, &["reply"]) else {
         return;
     };
     let Some(nginx) = Nginx::start(test, receiver.address) else {
@@ -127,119 +46,6 @@ fn i1_through_nginx_a_kill_of_the_peer_behind_it_loses_nothing() {
     }
     all_delivered(run.wait(), RECORDS);
     all_there(&received(&folder), RECORDS);
-}
-
-/// Breaks the line in mid-run again and again, for as long as `lifted` says, and looks that nothing is
-/// lost: `receive` handles a record before it reads on, so not with Pongs either.
-fn a_fault_loses_nothing(fault: Fault, lifted: impl Fn(&Proxy, &mut Process)) {
-    let folder = Folder::new();
-    let (_receiver, address) = receive(&folder, &[]);
-    let proxy = Proxy::start(address);
-    let mut run = push(&folder, proxy.address(), RECORDS, &[]);
-    for round in 1..=5 {
-        // The furthest record, since what was sent again says nothing about how far the run is.
-        wait_until("a part of the records", || {
-            let furthest = received(&folder).into_iter().max();
-            furthest >= Some(RECORDS * round / 7) || !run.is_running()
-        });
-        proxy.fault(fault);
-        lifted(&proxy, &mut run);
-        proxy.fault(Fault::None);
-        assert!(run.rss_kib() < RSS_KIB_MAX, "{} KiB", run.rss_kib());
-    }
-    let ended = run.wait();
-    if fault != Fault::Delay {
-        assert!(ended.account("reconnects") >= 1, "{}", ended.stderr);
-    }
-    all_delivered(ended, RECORDS);
-    all_there(&received(&folder), RECORDS);
-}
-
-/// Waits until Wirefall has dialled so often again, or has everything delivered all the same.
-fn dials(times: u64) -> impl Fn(&Proxy, &mut Process) {
-    move |proxy, run| {
-        let until = proxy.accepted() + times;
-        wait_until("another connection", || {
-            proxy.accepted() >= until || !run.is_running()
-        });
-    }
-}
-
-#[test]
-fn i1_resets_lose_nothing() {
-    a_fault_loses_nothing(Fault::Reset, dials(3));
-}
-
-#[test]
-fn i1_ends_of_the_connection_lose_nothing() {
-    a_fault_loses_nothing(Fault::Close, dials(3));
-}
-
-#[test]
-fn i1_a_stalled_line_loses_nothing() {
-    a_fault_loses_nothing(Fault::Stall, dials(1));
-}
-
-#[test]
-fn i1_a_line_that_drops_everything_loses_nothing() {
-    a_fault_loses_nothing(Fault::HalfOpen, dials(1));
-}
-
-#[test]
-fn i1_a_gateway_that_is_unavailable_for_a_while_loses_nothing() {
-    a_fault_loses_nothing(Fault::Unavailable, dials(3));
-}
-
-#[test]
-fn i1_a_slow_line_loses_nothing() {
-    a_fault_loses_nothing(Fault::Delay, |proxy, run| {
-        let until = proxy.passed() + 100_000;
-        wait_until("bytes through the proxy", || {
-            proxy.passed() >= until || !run.is_running()
-        });
-    });
-}
-
-#[test]
-fn i1_the_list_of_breaks_of_receive_itself() {
-    for how in ["reset", "close", "refuse-503"] {
-        let folder = Folder::new();
-        let breaks = ["--break-every", "2000", "--break-how", how];
-        let (_receiver, address) = receive(&folder, &breaks);
-        all_delivered(push(&folder, address, RECORDS, &[]).wait(), RECORDS);
-        all_there(&received(&folder), RECORDS);
-    }
-}
-
-/// The README's promise: kill and restart the receiver as often as you like. It handles a record before
-/// it reads on, so nothing at all is lost with `pong`, and the account says what was sent twice.
-#[test]
-fn i1_a_receiver_killed_and_restarted_five_times_loses_nothing() {
-    let folder = Folder::new();
-    let address = free_address();
-    let out = folder.path("out.ndjson");
-    let start = || {
-        let address = address.to_string();
-        let mut receiver = wirefall(["receive", &address, "--out", out.to_str().expect("UTF-8")]);
-        receiver.wait_for_line("receiving on ");
-        receiver
-    };
-    let mut receiver = start();
-    let run = push(&folder, address, RECORDS, &["ack: pong"]);
-    for kill in 1..=5 {
-        wait_for_records(&folder, kill * RECORDS as usize / 7);
-        receiver.kill();
-        receiver = start();
-    }
-    let ended = run.wait();
-    let told = ended.stderr.clone();
-    all_delivered(ended, RECORDS);
-    // What a kill cut in two was not confirmed: it came again, behind its first part.
-    let text = folder.read("out.ndjson");
-    let last = |line: &str| line.rfind("{\"n\":").map(|start| line[start..].to_owned());
-    let lines: std::collections::BTreeSet<String> = text.lines().filter_map(last).collect();
-    assert_eq!(lines.len() as u64, RECORDS);
-    assert!(told.contains("sent again"), "{told}");
 }
 
 #[test]
@@ -262,14 +68,32 @@ fn a_peer_that_is_not_there_yet_is_waited_for() {
     all_there(&received(&folder), 1000);
 }
 
+/// Nothing could ever be confirmed: the run fails (exit code 1), says what to do instead, and keeps
+/// what it read with the source.
 #[test]
-fn a_peer_that_answers_pings_wrongly_is_refused_loudly() {
-    let folder = Folder::new();
-    let (_receiver, address) = receive(&folder, &["--wrong-pongs"]);
-    let ended = push(&folder, address, 1000, &[]).wait();
-    assert_ne!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(ended.stderr.contains("Pong"), "{}", ended.stderr);
-    assert!(ended.account("unconfirmed") > 0, "{}", ended.stderr);
+fn a_peer_that_answers_no_ping_or_wrongly_is_refused_loudly() {
+    let message = "use `ack: message` if it answers";
+    for (fault, ack, said, advised) in [
+        ("--wrong-pongs", "ack: pong", "(4 other Pongs came)", true),
+        ("--no-pong", "ack: pong", "(0 other Pongs came)", true),
+        // What is in use already is not advised.
+        ("--no-pong", "ack: message", "(0 other Pongs came)", false),
+    ] {
+        let folder = Folder::new();
+        let (_receiver, address) = receive(&folder, &["--ack", "message", fault]);
+        let ended = push(&folder, address, 1000, &[ack]).wait().expect(1);
+        for part in [
+            "does not answer a Ping with its payload",
+            said,
+            "use `ack: written`",
+        ] {
+            assert!(ended.stderr.contains(part), "`{part}`: {}", ended.stderr);
+        }
+        assert_eq!(ended.stderr.contains(message), advised, "{}", ended.stderr);
+        assert_eq!(ended.account("delivered"), 0, "{}", ended.stderr);
+        assert!(ended.account("unconfirmed") > 0, "{}", ended.stderr);
+        assert!(received(&folder).is_empty(), "no record before the answer");
+    }
 }
 
 #[test]
@@ -303,25 +127,35 @@ fn i1_a_signal_sends_what_was_read_and_the_next_run_goes_on() {
 
 #[test]
 fn i2_two_signals_leave_at_once_and_say_what_is_unconfirmed() {
-    let folder = Folder::new();
-    let (_receiver, address) = receive(&folder, &[]);
-    let proxy = Proxy::start(address);
-    let patient = ["confirm_timeout: 1h", "write_timeout: 1h"];
-    write_numbered(&folder.path("input.ndjson"), RECORDS);
-    let pipeline = pipelines::push(&folder, proxy.address(), &[RATE], &patient);
-    let mut run = wirefall(["run".as_ref(), pipeline.as_os_str()]);
-    wait_for_records(&folder, 1000);
-    proxy.fault(Fault::HalfOpen);
-    run.signal(Signal::Terminate);
-    run.wait_for_line("stopping");
-    run.signal(Signal::Terminate);
-    let ended = run.wait().expect(1);
-    assert!(ended.account("unconfirmed") > 0, "{}", ended.stderr);
-    // What is unconfirmed is read again by the next run.
-    proxy.fault(Fault::None);
-    let again = wirefall(["run".as_ref(), pipeline.as_os_str()]).wait();
-    again.expect(0);
-    all_there(&received(&folder), RECORDS);
+    for (first, second) in [
+        (Signal::Terminate, Signal::Terminate),
+        (Signal::Interrupt, Signal::Interrupt),
+        (Signal::Interrupt, Signal::Terminate),
+    ] {
+        let folder = Folder::new();
+        let (_receiver, address) = receive(&folder, &[]);
+        let proxy = Proxy::start(address);
+        // Longer than any wait of a test: only the second signal ends this run.
+        let patient = ["confirm_timeout: 1h", "write_timeout: 1h"];
+        write_numbered(&folder.path("input.ndjson"), RECORDS);
+        let pipeline = pipelines::push(&folder, proxy.address(), &[RATE], &patient);
+        let service = "pipeline_id: test\n  shutdown_timeout: 1h";
+        let text = folder.read("pipeline.yaml");
+        folder.write("pipeline.yaml", text.replace("pipeline_id: test", service));
+        let mut run = wirefall(["run".as_ref(), pipeline.as_os_str()]);
+        wait_for_records(&folder, 1000);
+        proxy.fault(Fault::HalfOpen);
+        run.signal(first);
+        run.wait_for_line("stopping");
+        run.signal(second);
+        let ended = run.wait().expect(1);
+        assert!(ended.account("unconfirmed") > 0, "{}", ended.stderr);
+        // What is unconfirmed is read again by the next run.
+        proxy.fault(Fault::None);
+        let again = wirefall(["run".as_ref(), pipeline.as_os_str()]).wait();
+        again.expect(0);
+        all_there(&received(&folder), RECORDS);
+    }
 }
 
 #[test]
