@@ -1,9 +1,12 @@
-//! Pipeline files of tests.
+//! Pipeline files of tests, the bundled plugins they name, and runs of them.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use crate::workspace::Folder;
+use crate::process::{Ended, command, wirefall};
+use crate::workspace::{Folder, root};
 
 /// Writes a pipeline that pushes the file `input.ndjson` of the folder to `address`. `source` and
 /// `sink` are lines that are added to the two configs, as `key: value`.
@@ -48,4 +51,51 @@ pub fn pipeline(
         config(sink_config),
     );
     folder.write("pipeline.yaml", text)
+}
+
+/// The folder of a bundled plugin, built once before the clock of any test runs.
+pub fn plugin(name: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    let folder = |name| root().join("plugins").join(name);
+    BUILT.get_or_init(|| {
+        for name in ["hostile", "flight-delays"] {
+            let mut build = command(["build".as_ref(), folder(name).as_os_str()]);
+            assert!(build.status().expect("it runs").success(), "{name} builds");
+        }
+    });
+    folder(name)
+}
+
+/// Runs a pipeline to its end with `--json` and these flags.
+pub fn run(pipeline: &Path, flags: &[&str]) -> Ended {
+    let mut words = vec!["run".as_ref(), pipeline.as_os_str(), "--json".as_ref()];
+    words.extend(flags.iter().map(|flag| OsStr::new(*flag)));
+    wirefall(words).wait()
+}
+
+/// The account that a run printed with `--json`; every input must be in exactly one place (I2).
+#[track_caller]
+pub fn account(ended: &Ended) -> serde_json::Value {
+    let line = ended
+        .stderr
+        .lines()
+        .rfind(|line| line.contains("\"account\""));
+    let line = line.unwrap_or_else(|| panic!("no account in: {}", ended.stderr));
+    let told: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+    let account = told["account"].clone();
+    let count = |place: &str| account[place].as_u64().expect("a number");
+    let places = [
+        "delivered",
+        "published",
+        "filtered",
+        "failed_over",
+        "dropped",
+        "unconfirmed",
+    ];
+    assert_eq!(
+        count("read"),
+        places.map(count).iter().sum::<u64>(),
+        "{account}"
+    );
+    account
 }

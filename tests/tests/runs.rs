@@ -1,10 +1,10 @@
 //! Whole runs through the real binary: plugins that break in every way (I5), what a failure costs, the
-//! account (I2), order with many workers (I3), going on after a stop (I1), and the examples as they are.
+//! account (I2), going on after a stop (I1), and the examples as they are.
 
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::PathBuf;
 
-use wirefall_tests::process::Ended;
+use wirefall_tests::pipelines::{account, plugin, run};
+use wirefall_tests::pushing::receive;
 use wirefall_tests::records::{all_there, numbered};
 use wirefall_tests::workspace::root;
 use wirefall_tests::{Folder, Process, Signal, numbers, wait_until, wirefall, write_numbered};
@@ -32,54 +32,7 @@ fn hostile(folder: &Folder, does: &str, processor: &str, more: &str) -> PathBuf 
     )
 }
 
-/// The folder of a bundled plugin, built once before the clock of any test runs.
-fn plugin(name: &str) -> PathBuf {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    let folder = |name| root().join("plugins").join(name);
-    BUILT.get_or_init(|| {
-        for name in ["hostile", "flight-delays"] {
-            let mut build =
-                wirefall_tests::process::command(["build".as_ref(), folder(name).as_os_str()]);
-            assert!(build.status().expect("it runs").success(), "{name} builds");
-        }
-    });
-    folder(name)
-}
-
 const FAILOVER: &str = "failover: { driver: file, config: { path: failed.ndjson } }\n";
-
-fn run(pipeline: &Path, flags: &[&str]) -> Ended {
-    let mut words = vec!["run".as_ref(), pipeline.as_os_str(), "--json".as_ref()];
-    words.extend(flags.iter().map(|flag| std::ffi::OsStr::new(*flag)));
-    wirefall(words).wait()
-}
-
-/// The account that a run printed with `--json`; every input must be in exactly one place (I2).
-#[track_caller]
-fn account(ended: &Ended) -> serde_json::Value {
-    let line = ended
-        .stderr
-        .lines()
-        .rfind(|line| line.contains("\"account\""));
-    let line = line.unwrap_or_else(|| panic!("no account in: {}", ended.stderr));
-    let told: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
-    let account = told["account"].clone();
-    let count = |place: &str| account[place].as_u64().expect("a number");
-    let places = [
-        "delivered",
-        "published",
-        "filtered",
-        "failed_over",
-        "dropped",
-        "unconfirmed",
-    ];
-    assert_eq!(
-        count("read"),
-        places.map(count).iter().sum::<u64>(),
-        "{account}"
-    );
-    account
-}
 
 #[track_caller]
 fn all_but_bad(stdout: &str) {
@@ -137,6 +90,17 @@ fn i5_a_trap_costs_one_record() {
 }
 
 #[test]
+fn i5_an_exit_costs_one_record() {
+    costs_one_record("exit", "", "the plugin called exit");
+}
+
+/// A plugin that blames another record than the one it breaks on is not believed.
+#[test]
+fn i5_a_lie_costs_the_record_that_it_was_told_on() {
+    costs_one_record("lie", "", "not me");
+}
+
+#[test]
 fn i5_an_endless_loop_costs_one_record() {
     costs_one_record("loop", "    limits: { time: 10ms }\n", "time");
 }
@@ -173,6 +137,58 @@ fn i5_output_without_end_costs_one_record() {
         "    limits: { output: 1MiB, memory: 256MiB }\n",
         "output",
     );
+}
+
+/// A hostile plugin before a WebSocket peer; returns the account and what arrived. The pipeline's sink
+/// is the one place where bytes have to be text and keys are seen.
+fn hostile_pushed(folder: &Folder, does: &str, sink: &str) -> (serde_json::Value, String) {
+    let (_receiver, address) = receive(folder, &[]);
+    let pipeline = hostile(folder, does, "", FAILOVER);
+    let websocket = format!(
+        "sink: {{ driver: websocket, config: {{ url: \"ws://{address}\", proxy: none{sink} }} }}"
+    );
+    let text = folder.read("pipeline.yaml");
+    folder.write(
+        "pipeline.yaml",
+        text.replace("sink: { driver: stdout }", &websocket),
+    );
+    let ended = run(&pipeline, &[]).expect(0);
+    (account(&ended), folder.read("out.ndjson"))
+}
+
+/// It emits bytes that are no text, and then the record: what cannot be framed costs the record both.
+#[test]
+fn i5_output_that_is_no_text_costs_one_record() {
+    let folder = Folder::new();
+    let (account, arrived) = hostile_pushed(&folder, "invalid_utf8", "");
+    all_but_bad(&arrived);
+    let counted = (&account["delivered"], &account["failed_over"]);
+    assert_eq!(counted, (&9_999.into(), &1.into()));
+    let failed = folder.read("failed.ndjson");
+    let failed: serde_json::Value = serde_json::from_str(&failed).expect("one line of JSON");
+    assert_eq!(failed["record"], numbered(BAD));
+    assert_eq!(failed["stage"], "frame");
+    let reason = failed["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("invalid UTF-8 at byte 0"), "{reason}");
+}
+
+/// Two outputs of one record arrive side by side, the one with a key of its own; the record counts once.
+#[test]
+fn i2_a_record_that_is_emitted_twice_counts_once() {
+    let folder = Folder::new();
+    let (account, arrived) = hostile_pushed(&folder, "twice", ", envelope: true");
+    let counted = (&account["delivered"], &account["failed_over"]);
+    assert_eq!(counted, (&10_000.into(), &0.into()));
+    let lines = arrived.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).expect("an envelope");
+        let number = line["data"]["n"].as_u64().expect("a number");
+        (number, line["key"].as_str().map(str::to_owned))
+    });
+    let expected = (0..RECORDS).flat_map(|number| {
+        let own = (number == BAD).then(|| (number, Some("own".to_owned())));
+        own.into_iter().chain([(number, None)])
+    });
+    assert!(lines.eq(expected), "each once, in order, and the one twice");
 }
 
 #[test]
@@ -218,22 +234,6 @@ fn more_failures_than_tolerated_end_in_a_failed_state() {
         "{}",
         ended.stderr
     );
-}
-
-#[test]
-fn i3_many_workers_keep_the_order() {
-    let folder = Folder::new();
-    let pipeline = hostile(&folder, "nothing", "", "");
-    write_numbered(&folder.path("input.ndjson"), 200_000);
-    let service = "pipeline_id: test, batch_size: 16, scaling: { min: 1, max: 4, up_above: 20%, down_below: 10% }";
-    let text = folder
-        .read("pipeline.yaml")
-        .replace("pipeline_id: test", service);
-    folder.write("pipeline.yaml", text);
-    let ended = run(&pipeline, &["--log", "debug"]);
-    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert_eq!(all_there(&numbers(&ended.stdout), 200_000), 0);
-    assert_eq!(account(&ended)["delivered"], 200_000);
 }
 
 /// A source that can be read again goes on after what was confirmed; `--fresh` starts over.
