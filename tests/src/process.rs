@@ -297,6 +297,19 @@ fn complete_lines(text: &str) -> impl Iterator<Item = &str> {
         .map(str::trim_end)
 }
 
+/// The cargo that runs us, or the one on the path. What it says of this package would make build scripts
+/// that look at it run again.
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_string_lossy();
+        if told.starts_with("CARGO_PKG_") || told.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
+}
+
 /// The binary: `WIREFALL_BIN`, or the release build of this workspace, made once.
 pub fn binary() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
@@ -304,18 +317,10 @@ pub fn binary() -> &'static PathBuf {
         if let Some(given) = std::env::var_os("WIREFALL_BIN") {
             return given.into();
         }
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
+        let mut build = cargo();
         build
             .args(["build", "--quiet", "--release", "--workspace"])
             .current_dir(root());
-        // What cargo says of this package would make build scripts that look at it run again.
-        for (name, _) in std::env::vars_os() {
-            let told = name.to_string_lossy();
-            if told.starts_with("CARGO_PKG_") || told.starts_with("CARGO_MANIFEST_") {
-                build.env_remove(&name);
-            }
-        }
         let built = build.status().expect("cargo runs");
         assert!(built.success(), "the binary is built");
         let target = std::env::var_os("CARGO_TARGET_DIR")
