@@ -1,4 +1,4 @@
-//! Peers that we did not write: Python's `websockets`, Node's `ws`, nginx, Chromium.
+//! Peers that we did not write: Python's `websockets`, Node's `ws`, websocat, nginx, Chromium.
 //!
 //! Owns where they are (`cargo xtask peers` puts them into `target/peers`) and how they are started.
 //! What is missing skips the test that asks, unless `CI` is set.
@@ -127,6 +127,19 @@ pub fn subscriber(test: &str, language: Language, url: &str) -> Option<Process> 
     };
     let mut process = Process::start(command.arg(url));
     process.wait_for_line("connected");
+    Some(process)
+}
+
+/// websocat as a subscriber: prints each record as a line. It has subscribed when this returns. `None`:
+/// not here.
+pub fn websocat(test: &str, url: &str) -> Option<Process> {
+    let websocat = folder().join("websocat/bin/websocat");
+    if !websocat.is_file() {
+        return skip(test, "websocat");
+    }
+    // The end of its standard input is not to close the stream.
+    let mut process = Process::start(Command::new(websocat).args(["-v", "--no-close", url]));
+    process.wait_for_line("Connected to ws");
     Some(process)
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use wirefall_tests::peers::{Language, Nginx, browser, certificate, subscriber};
+use wirefall_tests::peers::{Language, Nginx, browser, certificate, subscriber, websocat};
 use wirefall_tests::process::command;
 use wirefall_tests::records::numbered;
 use wirefall_tests::{Folder, Process, Signal, numbers, pipelines, wait_until, wirefall};
@@ -53,6 +53,20 @@ fn i3_python_and_node_see_every_record_in_order() {
         .filter_map(|language| subscriber(test, language, &url))
         .collect();
     everything_arrives(run, subscribers);
+}
+
+#[test]
+fn i3_websocat_sees_every_record_in_order() {
+    let folder = Folder::new();
+    let (mut run, url) = run(&folder, &["at_end: exit"]);
+    let Some(subscriber) = websocat("websocat_sees_every_record", &url) else {
+        return;
+    };
+    write_records(&mut run, RECORDS);
+    run.close_stdin();
+    let ended = subscriber.wait().expect(0);
+    assert!(numbers(&ended.stdout).iter().copied().eq(0..RECORDS));
+    assert_eq!(run.wait().expect(0).account("published"), RECORDS);
 }
 
 #[test]

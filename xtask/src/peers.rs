@@ -1,7 +1,7 @@
 //! `cargo xtask peers`: what the end-to-end tests talk to and we did not write.
 //!
 //! Owns `target/peers`: a Python environment with `websockets`, Node modules `ws` and
-//! `playwright-core`; and the Debian packages nginx and Chromium, which it installs when it may and
+//! `playwright-core`, and `websocat`, which no Debian package has; and the Debian packages nginx and Chromium, which it installs when it may and
 //! names when it may not. What is there is left alone.
 
 use std::path::{Path, PathBuf};
@@ -9,12 +9,20 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::shell::{command, run, works};
+use crate::shell::{cargo, command, run, works};
 
 /// What Python gets, by pip.
 const PYTHON: &[&str] = &["websockets>=13,<18"];
 /// What Node gets, by npm.
 const NODE: &[&str] = &["ws@8", "playwright-core@1"];
+/// What cargo installs: without TLS, which would need OpenSSL, and unoptimised, in half a minute.
+const WEBSOCAT: &[&str] = &[
+    "websocat@1.14.1",
+    "--locked",
+    "--debug",
+    "--no-default-features",
+    "--features=unix_stdio",
+];
 /// Programs, and the Debian packages that have them.
 const PACKAGES: &[(&str, &str)] = &[("nginx", "nginx-light"), ("chromium", "chromium")];
 /// Where programs of the system live that are not on every user's path.
@@ -34,6 +42,7 @@ pub(crate) fn get() -> anyhow::Result<Vec<String>> {
     for (what, got) in [
         ("Python's websockets", python(&folder)),
         ("Node's ws and playwright-core", node(&folder)),
+        ("websocat", websocat(&folder)),
         ("nginx and Chromium", packages()),
     ] {
         if let Err(error) = got {
@@ -81,6 +90,17 @@ fn node(folder: &Path) -> anyhow::Result<()> {
         .arg(&prefix)
         .args(NODE))
     .context("Node 18 or newer with npm is needed (Debian: nodejs npm)")
+}
+
+fn websocat(folder: &Path) -> anyhow::Result<()> {
+    let prefix = folder.join("websocat");
+    if works(command(prefix.join("bin/websocat")).arg("--version")) {
+        return Ok(());
+    }
+    run(cargo()
+        .args(["install", "--quiet", "--root"])
+        .arg(&prefix)
+        .args(WEBSOCAT))
 }
 
 /// Whether a program is anywhere where it is looked for.
