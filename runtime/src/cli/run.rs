@@ -74,7 +74,10 @@ async fn carry(plan: Plan, args: &Args, globals: &Globals) -> anyhow::Result<Exi
         words.push_str("  stop       Ctrl-C sends what was read, then ends; twice ends at once\n");
         eprint!("{words}");
     }
-    let Ended { account, error } = pipeline.run().await;
+    // A task of the runtime, and not of this thread: then the sink's task and the loop wake each other
+    // on one thread, where between threads each wake is a call of the kernel, several a batch.
+    let ran = tokio::spawn(pipeline.run()).await;
+    let Ended { account, error } = ran.context("the run ended without an account")?;
     if globals.json {
         eprintln!(
             "{}",
