@@ -1,6 +1,6 @@
 //! What the plugin boundary costs: nanoseconds of CPU a record, by batch size.
 //!
-//! `cargo run --release -p wirefall --example boundary -- RECORDS.ndjson [PLUGIN CONFIG]`
+//! `cargo run --release -p wirefall --example boundary -- RECORDS.ndjson [PLUGIN CONFIG [BATCH]]`
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use wirefall::record::{Batch, Column, Partition, Records};
 
 /// Each measurement covers so many records, over and over the same input.
 const RECORDS: usize = 400_000;
+
+const BATCHES: [usize; 4] = [1, 16, 256, 4096];
 
 fn batches(lines: &[&str], size: usize) -> Vec<Batch> {
     let chunks = lines.chunks(size).enumerate();
@@ -30,7 +32,7 @@ fn batches(lines: &[&str], size: usize) -> Vec<Batch> {
     chunks.map(batch).collect()
 }
 
-fn measure(host: &Host, plugin: &Path, config: &str, lines: &[&str]) {
+fn measure(host: &Host, plugin: &Path, config: &str, lines: &[&str], sizes: &[usize]) {
     let processor = ProcessorPlan {
         artifact: resolve(plugin, &mut |line| eprintln!("{line}")).expect("the plugin builds"),
         config: serde_json::from_str(config).expect("config is JSON"),
@@ -46,7 +48,7 @@ fn measure(host: &Host, plugin: &Path, config: &str, lines: &[&str]) {
         plugin.display(),
         loading.elapsed()
     );
-    for size in [1, 16, 256, 4096] {
+    for &size in sizes {
         let batches = batches(lines, size);
         let (mut records, mut outputs) = (0, 0);
         let started = cpu_time();
@@ -84,19 +86,31 @@ struct Flight<'a> {
     dest: &'a str,
 }
 
-/// The work of `flight-delays` without a boundary.
+/// The notice.
+#[derive(serde::Serialize)]
+struct Delay<'a> {
+    flight: String,
+    from: &'a str,
+    to: &'a str,
+    delay: i64,
+}
+
+/// The work of `flight-delays` without a boundary, every record parsed.
 fn native(lines: &[&str]) {
     let (mut records, mut outputs) = (0_u32, Column::default());
     let started = cpu_time();
     for line in lines.iter().cycle().take(RECORDS) {
         records += 1;
-        let flight: Flight = serde_json::from_slice(line.as_bytes()).expect("a flight");
+        let flight: Flight = serde_json::from_str(line).expect("a flight");
         if let Some(delay) = flight.dep_delay.filter(|delay| *delay > 15.0) {
-            let notice = serde_json::json!({
-                "flight": format!("{}{}", flight.carrier, flight.flight),
-                "from": flight.origin, "to": flight.dest, "delay": delay as i64,
-            });
-            outputs.push(notice.to_string().as_bytes());
+            let notice = Delay {
+                flight: format!("{}{}", flight.carrier, flight.flight),
+                from: flight.origin,
+                to: flight.dest,
+                delay: delay as i64,
+            };
+            serde_json::to_writer(&mut outputs.bytes, &notice).expect("it is JSON");
+            outputs.close();
         }
     }
     let ns = (cpu_time() - started).as_nanos() as f64 / f64::from(records);
@@ -131,19 +145,20 @@ fn main() {
     match args.next() {
         Some(plugin) => {
             let config = args.next().unwrap_or_else(|| "{}".to_owned());
-            measure(&host, Path::new(&plugin), &config, &lines);
+            let size = args.next().map(|size| size.parse().expect("a batch size"));
+            let sizes = size.as_ref().map_or(&BATCHES[..], std::slice::from_ref);
+            measure(&host, Path::new(&plugin), &config, &lines, sizes);
         }
         None => {
             native(&lines);
             native_pass(&lines);
-            let plugin = |name: &str| PathBuf::from("plugins").join(name);
-            measure(&host, &plugin("hostile"), r#"{"does":"nothing"}"#, &lines);
-            measure(
-                &host,
-                &plugin("flight-delays"),
-                r#"{"min_delay":15}"#,
-                &lines,
-            );
+            for (name, config) in [
+                ("hostile", r#"{"does":"nothing"}"#),
+                ("flight-delays", r#"{"min_delay":15}"#),
+            ] {
+                let plugin = PathBuf::from("plugins").join(name);
+                measure(&host, &plugin, config, &lines, &BATCHES);
+            }
         }
     }
 }
