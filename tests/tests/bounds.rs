@@ -9,7 +9,7 @@ const RECORDS: u64 = 150_000;
 /// Of each record; with its name and its newline there are some 80 MB in all.
 const PAD: usize = 510;
 /// What the journal keeps, by default. The source cannot be held back before it is full.
-const JOURNAL_BYTES: u64 = 16 << 20;
+const JOURNAL_BYTES: u64 = 8 << 20;
 /// The journal, the batches between source and journal (25 of at most 512 records), and what the
 /// source reads ahead: nothing else may hold records.
 const AHEAD_BYTES_MAX: u64 = JOURNAL_BYTES + (25 * 512 * 600) + (1 << 20);
@@ -45,7 +45,7 @@ fn i4_memory_is_flat_while_the_peer_is_down_and_then_everything_arrives() {
     assert!(refused_at <= AHEAD_BYTES_MAX, "{refused_at} bytes read");
     // It takes a part, then stays connected and takes no byte more.
     proxy.fault(Fault::None);
-    wait_until("a part at the peer", || proxy.passed() > 4 << 20);
+    wait_until("a part at the peer", || proxy.passed() > 2 << 20);
     proxy.fault(Fault::Stall);
     let stalled_at = held_back(&run, &proxy, &folder);
     let peak_kib = run.peak_rss_kib();

@@ -121,6 +121,7 @@ enum Verb {
 
 /// Parses the command line and runs the verb.
 pub fn main() -> ExitCode {
+    share_memory();
     let cli = Cli::parse();
     let globals = &cli.globals;
     log(globals);
@@ -141,6 +142,17 @@ pub fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             Exit::Failed.into()
         }
+    }
+}
+
+/// Lets all threads share one arena of glibc's allocator. Batches are filled by one thread and let go by
+/// another, so that arenas of their own only keep memory apart: one takes 3 to 7 MB less and 5 % less
+/// CPU (docs/performance.md).
+fn share_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: mallopt takes two numbers; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

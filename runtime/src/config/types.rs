@@ -182,7 +182,7 @@ pub(super) enum JournalDriver {
 
 /// Room for a busy client session while the whole process stays under 40 MB.
 fn journal_bytes() -> ByteSize {
-    ByteSize(16 << 20)
+    ByteSize(8 << 20)
 }
 
 /// A formatter or filter compiled to a WebAssembly component.

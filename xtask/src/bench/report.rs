@@ -93,7 +93,10 @@ fn table(jobs: &[Job]) {
         (Work::Pass, "limit: tokio-tungstenite alone"),
         (Work::Format, "limit: native, one thread"),
     ] {
-        let of_work = || jobs.iter().filter(|job| job.kind.work == work);
+        let of_work = || {
+            let jobs = jobs.iter();
+            jobs.filter(|job| job.kind.work == work && job.kind.times == 1)
+        };
         let limits: Vec<Measured> = of_work().flat_map(|job| job.limits.clone()).collect();
         println!("| {name} | {} | – | 1.00 | 1.00 | – |", pace(&limits));
         for job in of_work() {
@@ -152,9 +155,10 @@ fn pair(one: Kind, other: Kind) -> Option<(&'static str, f64)> {
         ..one
     };
     let two_workers = Kind { workers: 2, ..one };
-    if other == pong {
+    let long = one.times > 1;
+    if other == pong && long {
         Some(("pong", PONG_SPEED_MIN))
-    } else if other == two_workers {
+    } else if other == two_workers && !long {
         Some(("workers 2", TWO_WORKERS_SPEED_MIN))
     } else {
         None
