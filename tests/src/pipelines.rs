@@ -11,10 +11,12 @@ use crate::workspace::{Folder, root};
 /// Writes a pipeline that pushes the file `input.ndjson` of the folder to `address`. `source` and
 /// `sink` are lines that are added to the two configs, as `key: value`.
 pub fn push(folder: &Folder, address: SocketAddr, source: &[&str], sink: &[&str]) -> PathBuf {
+    let tls = sink.iter().any(|line| line.starts_with("tls:"));
+    let scheme = if tls { "wss" } else { "ws" };
     let mut source_config = vec!["path: input.ndjson".to_owned()];
     source_config.extend(source.iter().map(|line| (*line).to_owned()));
     let mut sink_config = vec![
-        format!("url: ws://{address}/"),
+        format!("url: {scheme}://{address}/"),
         "reconnect: { min: 10ms, max: 200ms }".to_owned(),
     ];
     sink_config.extend(sink.iter().map(|line| (*line).to_owned()));

@@ -1,9 +1,10 @@
 //! Client mode: what confirms, what is refused, and how a run ends. What breaks on the way is in
 //! `faults.rs`.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
-use wirefall_tests::peers::{Language, Nginx, Receiver, free_address, skip};
+use wirefall_tests::peers::{Language, Nginx, Receiver, certificate, free_address, skip};
 use wirefall_tests::pushing::{
     RATE, RECORDS, RSS_KIB_MAX, all_delivered, push, receive, received, wait_for_records,
 };
@@ -28,24 +29,39 @@ fn i1_pongs_of_real_peers_confirm() {
     }
 }
 
-#[test]
-fn i1_through_nginx_a_kill_of_the_peer_behind_it_loses_nothing() {
+fn kills_behind_nginx_lose_nothing(
+    test: &str,
+    start: fn(&str, SocketAddr) -> Option<Nginx>,
+    sink: &[&str],
+) {
     let folder = Folder::new();
-    let test = "through_nginx_a_kill_loses_nothing";
     let out = folder.path("out.ndjson");
     let Some(mut receiver) = Receiver::start(test, Language::Python, &out, &["reply"]) else {
         return;
     };
-    let Some(nginx) = Nginx::start(test, receiver.address) else {
+    let Some(nginx) = start(test, receiver.address) else {
         return;
     };
-    let run = push(&folder, nginx.address, RECORDS, &["ack: message"]);
+    let run = push(&folder, nginx.address, RECORDS, sink);
     for quarter in 1..4 {
         wait_for_records(&folder, RECORDS as usize * quarter / 4);
         receiver.restart();
     }
     all_delivered(run.wait(), RECORDS);
     all_there(&received(&folder), RECORDS);
+}
+
+#[test]
+fn i1_through_nginx_a_kill_of_the_peer_behind_it_loses_nothing() {
+    let test = "through_nginx_a_kill_loses_nothing";
+    kills_behind_nginx_lose_nothing(test, Nginx::start, &["ack: message"]);
+}
+
+#[test]
+fn i1_through_tls_a_kill_of_the_peer_behind_it_loses_nothing() {
+    let test = "through_tls_a_kill_loses_nothing";
+    let tls = format!("tls: {{ ca: {} }}", certificate().display());
+    kills_behind_nginx_lose_nothing(test, Nginx::start_tls, &["ack: message", &tls]);
 }
 
 #[test]
