@@ -217,13 +217,16 @@ async fn encrypt(
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[tokio::test]
     async fn an_address_that_refuses_does_not_hide_the_next() {
-        let refuses = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let refuses = refuses.local_addr().unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bind = || TcpListener::bind("127.0.0.1:0");
+        let (gone, listener) = (bind().await.unwrap(), bind().await.unwrap());
+        let refuses = gone.local_addr().unwrap();
+        drop(gone);
         let living = listener.local_addr().unwrap();
         let (address, _) = race(vec![refuses, living]).await.unwrap();
         assert_eq!(address, living);
