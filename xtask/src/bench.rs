@@ -24,10 +24,7 @@ const LATE: u64 = 70_774;
 const WORKLOAD_BYTES: u64 = 101_191_266;
 
 /// How many times a long run reads the workload.
-const LONG_TIMES: u32 = 8;
-
-/// Long runs of each kind a round: what they are to tell is smaller than what a machine scatters.
-const LONG_TURNS: usize = 3;
+const LONG_TIMES: u32 = 32;
 
 /// Odd, so that a median is the middle one.
 const ROUNDS: usize = 7;
@@ -50,18 +47,13 @@ pub(crate) fn run_verb(arguments: &[String]) -> anyhow::Result<()> {
     let mut jobs = job::all(&folder, &flights, receiver.url())?;
     for round in 0..rounds {
         eprintln!("round {} of {rounds}", round + 1);
-        for turn in 0..LONG_TURNS {
-            let backwards = (round + turn) % 2 == 1;
-            let mut order: Vec<_> = jobs
-                .iter_mut()
-                .filter(|job| turn == 0 || job.kind.times > 1)
-                .collect();
-            if backwards {
-                order.reverse();
-            }
-            for job in order {
-                job.run(&flights, receiver.url(), backwards)?;
-            }
+        let backwards = round % 2 == 1;
+        let mut order: Vec<_> = jobs.iter_mut().collect();
+        if backwards {
+            order.reverse();
+        }
+        for job in order {
+            job.run(&flights, receiver.url(), backwards)?;
         }
     }
     drop(receiver);

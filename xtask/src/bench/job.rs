@@ -37,8 +37,8 @@ pub(super) struct Kind {
     pub(super) ack: Ack,
     pub(super) workers: u32,
     /// How many times the workload is read. What the kernel still holds at the end of a run counts as
-    /// written and not as confirmed: a twentieth of the workload, so `pong` and `written` are compared in
-    /// longer runs.
+    /// written and not as confirmed, a twentieth of the workload, and a connection begins with a small
+    /// window: so `pong` and `written` are compared in longer runs.
     pub(super) times: u32,
 }
 
