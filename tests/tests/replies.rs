@@ -61,7 +61,7 @@ fn i1_a_message_that_is_too_long_breaks_the_connection_and_loses_nothing() {
         let run = push(&folder, peer.address, RECORDS, &["ack: message"]);
         let ended = all_delivered(run.wait(), RECORDS);
         assert!(ended.account("reconnects") >= 5, "{}", ended.stderr);
-        let said = "the peer sent a message of 2000000 bytes; `message_max` is 1048576";
+        let said = "the peer sent a message of 2000000 bytes; the bound is 1048576 (`message_max`)";
         assert!(ended.stderr.contains(said), "{}", ended.stderr);
         all_there(&received(&folder), RECORDS);
     }
