@@ -268,6 +268,20 @@ impl Session {
         self.connection = Connection::default();
     }
 
+    /// Whether the peer's stack lives and only its program confirms nothing.
+    pub(super) fn is_mute(&self) -> bool {
+        let connection = &self.connection;
+        self.rules.confirm == Confirm::Message && connection.heard_at > connection.progress_at
+    }
+
+    /// Gives a mute peer up. It broke nothing: whoever reads no replies learns nothing of a record.
+    pub(super) fn lose_mute(&mut self, now: Duration) {
+        let dial_at = now + self.backoff();
+        self.state = State::Down { dial_at };
+        self.sent = self.confirmed;
+        self.connection = Connection::default();
+    }
+
     /// A connection that had answered the probe broke with records in flight: were they the cause?
     fn suspect(&mut self, now: Duration) {
         if self.breaks == 0 {

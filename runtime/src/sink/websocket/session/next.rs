@@ -115,6 +115,10 @@ impl Session {
 
     fn open(&mut self, now: Duration, room: u64, marks: Marks) -> Step {
         if let Some(why) = self.expired(now) {
+            if why == GivenUp::ConfirmTimeout && self.is_mute() {
+                self.lose_mute(now);
+                return Step::Drop(why);
+            }
             return self.give_up(now, why);
         }
         if self.at_end(marks) {

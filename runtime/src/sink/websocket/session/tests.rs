@@ -349,6 +349,43 @@ fn only_a_record_alone_in_flight_at_three_breaks_is_poison() {
 }
 
 #[test]
+fn a_peer_whose_program_is_mute_convicts_no_record() {
+    let rules = Rules {
+        confirm: Confirm::Message,
+        ..rules(8)
+    };
+    let mut bench = Bench::new(rules);
+    for _ in 0..100 {
+        bench.open();
+        // Its stack answers every Ping; no message comes.
+        loop {
+            match bench.step() {
+                Step::Send(order) => {
+                    let piece = order.cut(&bench.chunk);
+                    bench.session.sent(bench.now, &bench.chunk, &piece);
+                }
+                Step::Ping(payload) => {
+                    bench.now += ms(1);
+                    bench.session.pong(bench.now, &payload);
+                }
+                Step::Wait(wait) => {
+                    let to = bench.session.position();
+                    bench.session.written(bench.now, to, true);
+                    bench.now = wait.until.expect("it does not wait for ever");
+                }
+                Step::Drop(why) => {
+                    assert_eq!(why, GivenUp::ConfirmTimeout);
+                    break;
+                }
+                step => panic!("{step:?}"),
+            }
+        }
+        bench.now = bench.session.dials_at().expect("it dials again");
+    }
+    assert_eq!(bench.session.confirmed(), Position(0));
+}
+
+#[test]
 fn breaks_before_the_probe_is_answered_say_nothing_about_a_record() {
     let mut bench = Bench::new(rules(100));
     bench.open();
