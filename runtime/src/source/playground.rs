@@ -80,19 +80,23 @@ struct Plan {
 fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Problem>> {
     let config: Config = driver::read(config)?;
     let known = config.data_type.columns();
-    let streams = facts
-        .component
-        .get("stream_schema")
-        .and_then(Value::as_array);
     let mut fields = Vec::new();
     let mut problems = Vec::new();
+    let schema = facts.component.get("stream_schema");
+    let streams = schema.and_then(Value::as_array);
+    if streams.is_none() && schema.is_some_and(|schema| !schema.is_null()) {
+        problems.push(misshapen("../stream_schema", known));
+    }
     let mut name = "playground".to_owned();
     for (s, stream) in streams.into_iter().flatten().enumerate() {
         if let Some(stream) = stream.get("stream").and_then(Value::as_str) {
             name = stream.to_owned();
         }
-        let columns = stream.get("columns").and_then(Value::as_array);
-        for (c, column) in columns.into_iter().flatten().enumerate() {
+        let Some(columns) = stream.get("columns").and_then(Value::as_array) else {
+            problems.push(misshapen(&format!("../stream_schema/{s}"), known));
+            continue;
+        };
+        for (c, column) in columns.iter().enumerate() {
             let field = column
                 .get("name")
                 .and_then(Value::as_str)
@@ -115,6 +119,18 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
         partition: Partition::new(name),
         fields,
     }))
+}
+
+fn misshapen(pointer: &str, known: &[&str]) -> Problem {
+    Problem::error(
+        pointer,
+        "`stream_schema` is a list of streams, each with `columns`",
+    )
+    .help(format!(
+        "write `- stream: NAME` and under it `columns: [{{ name: {} }}]`; there are: {}",
+        known[0],
+        known.join(", ")
+    ))
 }
 
 impl SourcePlan for Plan {
