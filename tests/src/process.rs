@@ -18,6 +18,8 @@ pub enum Signal {
     Terminate,
     /// As Ctrl-C does.
     Interrupt,
+    /// As a terminal that is closed does.
+    HangUp,
     /// At once, without a last word.
     Kill,
 }
@@ -129,6 +131,7 @@ impl Process {
         let number = match signal {
             Signal::Terminate => libc::SIGTERM,
             Signal::Interrupt => libc::SIGINT,
+            Signal::HangUp => libc::SIGHUP,
             Signal::Kill => libc::SIGKILL,
         };
         let id = i32::try_from(self.child.id()).expect("an id of a process");

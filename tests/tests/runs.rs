@@ -1,6 +1,7 @@
 //! Whole runs through the real binary: plugins that break in every way (I5), what a failure costs, the
 //! account (I2), going on after a stop (I1), and the examples as they are.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use wirefall_tests::pipelines::{account, plugin, run};
@@ -256,9 +257,49 @@ fn i1_the_next_run_goes_on_where_the_last_one_was_confirmed() {
     assert_eq!(numbers(&run(&pipeline, &["--fresh"]).stdout).len(), 150);
 }
 
+/// Two runs that share positions would each skip what the other has read.
+#[test]
+fn a_second_run_of_the_same_pipeline_is_refused() {
+    let folder = Folder::new();
+    write_numbered(&folder.path("input.ndjson"), 10);
+    let pipeline = folder.write(
+        "pipeline.yaml",
+        "service: { pipeline_id: test }\n\
+         source: { driver: file, config: { path: input.ndjson, follow: true } }\n\
+         sink: { driver: file, config: { path: out.ndjson } }\n",
+    );
+    let first = wirefall(["run".as_ref(), pipeline.as_os_str()]);
+    wait_until("the first run", || !folder.read("out.ndjson").is_empty());
+    let second = wirefall(["run".as_ref(), pipeline.as_os_str()])
+        .wait()
+        .expect(3);
+    let said = "another run of this pipeline is at work";
+    assert!(second.stderr.contains(said), "{}", second.stderr);
+    first.signal(Signal::Kill);
+    first.wait();
+    // The lock ends with the process, however it ends.
+    let third = wirefall(["run".as_ref(), pipeline.as_os_str()]);
+    let mut input = std::fs::File::options()
+        .append(true)
+        .open(folder.path("input.ndjson"))
+        .expect("a file");
+    writeln!(input, "{}", numbered(10)).expect("written");
+    wait_until("the third run", || {
+        numbers(&folder.read("out.ndjson")).contains(&10)
+    });
+    third.signal(Signal::Terminate);
+    third.wait().expect(0);
+}
+
 /// What was taken from a pipe is sent before the run ends, although nobody closed the pipe.
 #[test]
 fn i1_a_signal_sends_what_was_read_from_standard_input() {
+    for signal in [Signal::Terminate, Signal::HangUp] {
+        sends_what_was_read(signal);
+    }
+}
+
+fn sends_what_was_read(signal: Signal) {
     let folder = Folder::new();
     let pipeline = folder.write(
         "pipeline.yaml",
@@ -270,7 +311,7 @@ fn i1_a_signal_sends_what_was_read_from_standard_input() {
     wait_until("the first records", || {
         !folder.read("out.ndjson").is_empty()
     });
-    run.signal(Signal::Terminate);
+    run.signal(signal);
     let ended = run.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let read = account(&ended)["read"].as_u64().expect("a number");

@@ -44,7 +44,9 @@ pub enum RunError {
         reason: String,
     },
     /// The failover cannot keep a record.
-    #[error("{0}\n  the record is not acknowledged; it is read again by the next run")]
+    #[error(
+        "{0}\n  the record is not acknowledged: a source that can be read again gives it to the next run"
+    )]
     Failover(#[from] FailoverError),
     /// The sink cannot go on.
     #[error("sink: {0}")]

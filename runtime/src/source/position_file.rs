@@ -4,8 +4,9 @@
 //! to the file that it is in. Used by `file`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
@@ -70,6 +71,8 @@ pub struct Trail(Arc<Mutex<State>>);
 
 struct State {
     path: PathBuf,
+    /// Locked while it is open: two runs that share positions would each skip what the other has read.
+    _lock: File,
     known: Positions,
     /// Oldest first: the files that are read or to be read and not settled.
     files: HashMap<Partition, VecDeque<Found>>,
@@ -126,12 +129,38 @@ impl State {
     }
 }
 
+/// The lock of the positions in `path`; the system takes it back however the process ends.
+fn lock(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.with_extension("lock"))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(io::Error::other(
+            "another run of this pipeline is at work; end it, or give this one its own \
+             `service.pipeline_id` or `service.state`",
+        )),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 impl Trail {
     /// Reads what the last run left; nothing where there is no file, or with `fresh`.
     ///
     /// # Errors
-    /// A file that cannot be read, or is not one of ours.
+    /// A file that cannot be read, or is not one of ours; another run that has it.
     pub fn open(path: PathBuf, fresh: bool) -> Result<Self, SourceError> {
+        let lock = lock(&path).map_err(|error| {
+            SourceError::io(
+                format!("remembering positions in {}", path.display()),
+                error,
+            )
+        })?;
         let known = match std::fs::read(&path) {
             _ if fresh => Ok(Positions::new()),
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
@@ -144,6 +173,7 @@ impl Trail {
         let known = known.map_err(|error| SourceError::io(context(), error))?;
         Ok(Self(Arc::new(Mutex::new(State {
             path,
+            _lock: lock,
             known,
             files: HashMap::new(),
             settled: HashMap::new(),
