@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// Replaces a file so that a crash leaves the old one or the new one.
 ///
@@ -26,6 +26,23 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Whatever the file system refuses.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(folder(path))?.sync_all()
+}
+
+/// A path without `.` and `..`, by its words alone: to compare paths as they are written.
+pub fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir
+                if matches!(plain.components().next_back(), Some(Component::Normal(_))) =>
+            {
+                plain.pop();
+            }
+            other => plain.push(other),
+        }
+    }
+    plain
 }
 
 /// Whether a file of lines ends in the middle of one: a crash or a full disk cut it off there.

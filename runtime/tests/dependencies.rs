@@ -28,7 +28,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "config",
-        &["driver", "failover", "plugin", "sink", "source", "units"],
+        &[
+            "driver", "failover", "files", "plugin", "sink", "source", "units",
+        ],
     ),
     (
         "pipeline",

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::driver::{Driver, Facts, Problem};
 use crate::failover;
+use crate::files;
 use crate::sink;
 use crate::sink::Reread;
 use crate::source;
@@ -49,6 +50,7 @@ pub fn check(
         root,
         secrets,
         unset,
+        cut: Vec::new(),
         found,
     };
     let plan = checker.plan(environment, plugins);
@@ -72,6 +74,8 @@ struct Checker {
     secrets: Secrets,
     /// Where a name could not be expanded: nothing more is said of those values.
     unset: Vec<(usize, usize)>,
+    /// Pointers to what did not fit its schema and was taken out.
+    cut: Vec<String>,
     found: Vec<Diagnostic>,
 }
 
@@ -100,6 +104,13 @@ impl Checker {
         let has_failover = file.get("failover").is_some_and(|value| !value.is_null());
         let failover = has_failover
             .then(|| self.driver("failover", "failover", failover::DRIVERS, &file, &facts));
+        self.files_apart(
+            source.as_ref().map(|(source, _)| &**source),
+            sink.as_ref().and_then(|(sink, _)| sink.writes()),
+            failover
+                .as_ref()
+                .and_then(|failover| failover.as_ref()?.0.writes()),
+        );
         let processors = self.processors(&mut file, &folder, has_failover, plugins);
         let journal = match file.get_mut("journal") {
             None => Some(Journal::default()),
@@ -186,6 +197,32 @@ impl Checker {
             );
         }
         Some(service)
+    }
+
+    /// No file is read and written, or written twice.
+    fn files_apart(
+        &mut self,
+        source: Option<&dyn source::SourcePlan>,
+        sink: Option<&Path>,
+        failover: Option<&Path>,
+    ) {
+        for (pointer, path) in [("/sink/config", sink), ("/failover/config", failover)] {
+            if path.is_some_and(|path| source.is_some_and(|source| source.reads(path))) {
+                let message = "the source reads the file that is written here";
+                let help = "the run would read its own output; give it another `path`";
+                self.problem(pointer, Problem::error("/path", message).help(help));
+            }
+        }
+        if let (Some(sink), Some(failover)) = (sink, failover)
+            && files::plain(sink) == files::plain(failover)
+        {
+            let message = "the sink writes to this file as well";
+            let help = "give the failover a file of its own";
+            self.problem(
+                "/failover/config",
+                Problem::error("/path", message).help(help),
+            );
+        }
     }
 
     fn journal_fits(&mut self, service: &Service, journal: &Journal) {

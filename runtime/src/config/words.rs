@@ -59,6 +59,11 @@ pub(super) fn findings(
     Ok(words.finish())
 }
 
+/// Whether `value` fits `schema`.
+pub(super) fn fits(schema: &Value, value: &Value) -> bool {
+    validator(schema).is_ok_and(|validator| validator.is_valid(value))
+}
+
 /// Turns expanded texts into the numbers and booleans that `schema` asks for: `${SIZE}` is text once
 /// expanded, whatever stands in it.
 pub(super) fn coerce(

@@ -3,7 +3,7 @@
 //! Owns the promise that a line is whole: what a full disk cuts off is taken back.
 
 use std::io::{self, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -52,6 +52,10 @@ impl FailoverPlan for Plan {
 
     fn drops(&self) -> bool {
         false
+    }
+
+    fn writes(&self) -> Option<&Path> {
+        Some(&self.path)
     }
 
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Failover>, FailoverError>> {

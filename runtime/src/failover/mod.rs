@@ -4,6 +4,7 @@
 //! The pipeline alone writes to it. A driver is one file and one entry in [`DRIVERS`].
 
 use std::fmt;
+use std::path::Path;
 use std::time::SystemTime;
 
 use crate::driver::{BoxFuture, Driver};
@@ -41,6 +42,11 @@ pub trait FailoverPlan: Send + Sync + fmt::Debug {
 
     /// Whether what goes there counts as `dropped`, because nothing keeps it (`stderr`).
     fn drops(&self) -> bool;
+
+    /// The file that it appends to, if it does.
+    fn writes(&self) -> Option<&Path> {
+        None
+    }
 
     /// Opens it; creates what is missing.
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Failover>, FailoverError>>;

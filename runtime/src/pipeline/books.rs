@@ -389,12 +389,6 @@ impl Books {
             );
         }
         let Some(open) = &mut self.failover else {
-            if !failed.is_empty() {
-                tracing::warn!(
-                    records = failed.len(),
-                    "unconfirmed, from a source that cannot be read again, and there is no `failover` to keep them"
-                );
-            }
             return Ok(());
         };
         if !failed.is_empty() {

@@ -180,6 +180,12 @@ impl Run<'_> {
         }
         let mut account = self.books.close(read.load(Ordering::Relaxed));
         account.close(delivered, self.oddities);
+        if !replayable && account.unconfirmed > 0 {
+            tracing::warn!(
+                records = account.unconfirmed,
+                "unconfirmed, from a source that cannot be read again, and no `failover` has them"
+            );
+        }
         Ended {
             account,
             error: self.error,

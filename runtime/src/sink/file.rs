@@ -78,6 +78,10 @@ impl SinkPlan for Plan {
         plain::framing()
     }
 
+    fn writes(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
         Box::pin(async move {
             let out = Out::open(self).await.map_err(|error| self.failed(error))?;

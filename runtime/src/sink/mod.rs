@@ -5,6 +5,7 @@
 //! folder and one entry in [`DRIVERS`].
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -48,6 +49,11 @@ pub trait SinkPlan: Send + Sync + fmt::Debug {
 
     /// How outputs become frames.
     fn framing(&self) -> framing::Framing;
+
+    /// The file that it appends to, if it does.
+    fn writes(&self) -> Option<&Path> {
+        None
+    }
 
     /// Binds, opens or prepares; dialling waits for `run`. A sink that confirms pins the journal here,
     /// before the first append: without a pin nothing is kept for it.

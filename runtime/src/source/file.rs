@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use glob::{MatchOptions, Pattern};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -16,6 +17,7 @@ use super::position_file::Trail;
 use super::{Committer, Forgetful, Source, SourceContext, SourceError, SourcePlan};
 use crate::checkpoint::Checkpoint;
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
+use crate::files;
 use crate::record::Partition;
 use crate::units::ByteSize;
 use piece::Piece;
@@ -108,7 +110,7 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
     let config: Config = driver::read(config)?;
     let repeats = config.repeat.times() != Some(1);
     let mut problems = Vec::new();
-    if let Err(error) = glob::Pattern::new(&config.path) {
+    if let Err(error) = Pattern::new(&config.path) {
         problems.push(Problem::error("/path", format!("not a glob: {error}")));
     }
     if repeats && config.follow {
@@ -193,6 +195,17 @@ impl SourcePlan for Plan {
 
     fn replayable(&self) -> bool {
         true
+    }
+
+    fn reads(&self, path: &Path) -> bool {
+        let (pattern, path) = (files::plain(&self.pattern), files::plain(path));
+        let options = MatchOptions {
+            require_literal_separator: true,
+            ..MatchOptions::default()
+        };
+        pattern == path
+            || Pattern::new(&pattern.to_string_lossy())
+                .is_ok_and(|pattern| pattern.matches_path_with(&path, options))
     }
 
     fn open(&self, context: SourceContext) -> BoxFuture<'_, Result<Source, SourceError>> {

@@ -5,7 +5,7 @@
 //! settled. A driver is one file and one entry in [`DRIVERS`]; nothing else names it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
@@ -54,6 +54,11 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
 
     /// Whether a record that was not committed is read again by the next run.
     fn replayable(&self) -> bool;
+
+    /// Whether it reads the file of this path.
+    fn reads(&self, _path: &Path) -> bool {
+        false
+    }
 
     /// Opens it where the last commit left off.
     fn open(&self, context: SourceContext) -> BoxFuture<'_, Result<Source, SourceError>>;

@@ -65,7 +65,9 @@ impl Checker {
         };
         let facts = self.plugin(&pointer, &folder.join(&plugin), plugins)?;
         let own_pointer = format!("{pointer}/config");
+        let before = self.found.len();
         if self.validate(&own_pointer, &facts.config_schema, &mut own)
+            && self.found.len() == before
             && !self.is_unset(&own_pointer)
             && let Err(why) = (facts.try_config)(&own)
         {

@@ -9,7 +9,8 @@ use crate::config::words::{self, At, Finding};
 use crate::driver::Problem;
 
 impl Checker {
-    /// Reports everything in `value` that does not fit; expanded values become what is asked for.
+    /// Reports everything in `value` that does not fit and takes it out, so that what is left can be
+    /// checked further; expanded values become what is asked for. Whether what is left fits.
     pub(super) fn validate(&mut self, pointer: &str, schema: &Value, value: &mut Value) -> bool {
         let part = self.root.locate(pointer);
         let empty = Node {
@@ -37,11 +38,15 @@ impl Checker {
         };
         match words::findings(&dotted(pointer), schema, value, &shown) {
             Ok(findings) => {
-                let fits = findings.is_empty();
-                for finding in findings {
-                    self.finding(pointer, finding);
+                if findings.is_empty() {
+                    return true;
                 }
-                fits
+                for finding in findings {
+                    let cut = cut(value, &finding);
+                    self.finding(pointer, finding);
+                    self.cut.extend(cut.map(|cut| format!("{pointer}{cut}")));
+                }
+                words::fits(schema, value)
             }
             Err(error) => {
                 let message = format!("the schema of {} is wrong: {error}", dotted(pointer));
@@ -53,8 +58,25 @@ impl Checker {
         }
     }
 
+    /// Whether what is said of the value at `pointer` only follows from what was cut out there or beside it.
+    fn follows_a_cut(&self, pointer: &str, message: &str) -> bool {
+        self.cut.iter().any(|cut| {
+            let (owner, key) = cut.rsplit_once('/').unwrap_or_default();
+            let inside = pointer
+                .strip_prefix(cut.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            let beside =
+                pointer == owner || pointer.rsplit_once('/').is_some_and(|(of, _)| of == owner);
+            inside || beside && message.contains(&format!("`{key}`"))
+        })
+    }
+
     pub(super) fn finding(&mut self, prefix: &str, finding: Finding) {
-        let located = self.root.locate(&format!("{prefix}{}", finding.pointer));
+        let pointer = format!("{prefix}{}", finding.pointer);
+        if self.follows_a_cut(&pointer, "") {
+            return;
+        }
+        let located = self.root.locate(&pointer);
         let place = match &finding.at {
             At::Value => value_place(located),
             At::Missing(_) if prefix.is_empty() && finding.pointer.is_empty() => Place::default(),
@@ -84,6 +106,9 @@ impl Checker {
             }
             None => format!("{prefix}{}", problem.pointer),
         };
+        if self.follows_a_cut(&pointer, &problem.message) {
+            return;
+        }
         let located = self.root.locate(&pointer);
         let near = located.node.expanded();
         self.report(
@@ -128,6 +153,24 @@ impl Checker {
         let located = self.root.locate(pointer);
         located.whole && holds(located.node, &self.unset)
     }
+}
+
+/// Takes out of `value` what was found to be wrong in it. The pointer to what is gone.
+fn cut(value: &mut Value, finding: &Finding) -> Option<String> {
+    let (owner, key) = match &finding.at {
+        At::Missing(_) => return None,
+        At::Unknown(key, _) => (finding.pointer.as_str(), key.clone()),
+        At::Value => {
+            let (owner, key) = finding.pointer.rsplit_once('/')?;
+            (owner, key.replace("~1", "/").replace("~0", "~"))
+        }
+    };
+    match value.pointer_mut(owner)? {
+        Value::Object(map) => drop(map.remove(&key)),
+        Value::Array(items) => *items.get_mut(key.parse::<usize>().ok()?)? = Value::Null, // the others keep their places
+        _ => {}
+    }
+    Some(format!("{owner}/{key}"))
 }
 
 /// Where a wrong value stands; where it is missing, what should have it.
