@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
@@ -54,7 +55,7 @@ struct Config {
     /// Start again at the end: `true` for ever, or how many times the input is read in all.
     #[serde(default)]
     repeat: Repeat,
-    /// At the end of the last file wait for more, as `tail -F` does: a file that takes its name is read
+    /// At the end of the last file wait for more, as `tail -F` does: a file that is not there yet is waited for, one that takes its name is read
     /// once the old one is at its end, a file that was cut is read from its beginning.
     #[serde(default)]
     follow: bool,
@@ -74,7 +75,7 @@ enum Repeat {
     /// For ever, or once.
     Forever(bool),
     /// So many times in all.
-    Times(u32),
+    Times(NonZeroU32),
 }
 
 impl Default for Repeat {
@@ -88,7 +89,7 @@ impl Repeat {
         match self {
             Self::Forever(true) => None,
             Self::Forever(false) => Some(1),
-            Self::Times(times) => Some(times.max(1)),
+            Self::Times(times) => Some(times.get()),
         }
     }
 }
@@ -210,7 +211,15 @@ impl SourcePlan for Plan {
 
     fn open(&self, context: SourceContext) -> BoxFuture<'_, Result<Source, SourceError>> {
         Box::pin(async move {
-            let files = self.files()?;
+            let files = match self.files() {
+                Err(SourceError::Io { context, error })
+                    if self.config.follow && error.kind() == io::ErrorKind::NotFound =>
+                {
+                    tracing::info!(file = context, "not there yet; waiting for it");
+                    Vec::new()
+                }
+                files => files?,
+            };
             let mut start = Checkpoint::default();
             let mut left = VecDeque::new();
             let mut trail = None;

@@ -52,6 +52,8 @@ pub(super) struct FileReader {
     /// Where it tells which files the positions lead through, if they are remembered.
     trail: Option<Trail>,
     oddities: Oddities,
+    /// Told once what was read before it is given out.
+    failed: Option<SourceError>,
     /// When a followed file was last looked at.
     looked_at: Instant,
 }
@@ -95,6 +97,7 @@ impl FileReader {
             ends: HashMap::new(),
             trail,
             oddities: Oddities::default(),
+            failed: None,
             looked_at: Instant::now(),
         };
         reader.hold_what_is_left()?;
@@ -237,6 +240,13 @@ impl FileReader {
             if self.current.is_none() && self.left.is_empty() && self.rounds_left == Some(0) {
                 return Ok(None); // closed, or at its end: no pace to wait for
             }
+            if let Some(error) = self.failed.take() {
+                return Err(error);
+            }
+            if self.files.is_empty() && !self.appeared()? {
+                tokio::time::sleep(FOLLOW_EVERY).await;
+                continue;
+            }
             let allowed = match &mut self.pace {
                 Some(pace) => pace.wait().await,
                 None => usize::MAX,
@@ -256,7 +266,18 @@ impl FileReader {
                 }
                 continue;
             }
-            if self.block_at.is_empty() && !self.fill()? {
+            let filled = match self.block_at.is_empty() {
+                true => self.fill(),
+                false => Ok(true),
+            };
+            let Ok(filled) = filled.map_err(|error| self.failed = Some(error)) else {
+                // What was read before a torn end are records all the same.
+                if let Some(batch) = self.lines_so_far() {
+                    return Ok(Some(self.paced(batch)));
+                }
+                continue;
+            };
+            if !filled {
                 if let Some(batch) = self.at_end() {
                     return Ok(Some(self.paced(batch)));
                 }
@@ -277,16 +298,42 @@ impl FileReader {
         }
     }
 
+    /// Whether the file to follow is there now.
+    fn appeared(&mut self) -> Result<bool, SourceError> {
+        let Ok(files) = self.plan.files() else {
+            return Ok(false);
+        };
+        for path in &files {
+            let pieces = match &self.trail {
+                Some(trail) => self.plan.left(path, trail, &files)?,
+                None => vec![Piece::whole(path)],
+            };
+            self.left.extend(pieces);
+        }
+        self.files = files;
+        self.hold_what_is_left()?;
+        Ok(true)
+    }
+
+    /// The whole lines of the open file that were read and not given out.
+    fn lines_so_far(&mut self) -> Option<Batch> {
+        self.current.as_mut()?.lines.take()
+    }
+
     /// Reads a block; `false` at the present end of the open file.
     fn fill(&mut self) -> Result<bool, SourceError> {
         let Some(current) = &mut self.current else {
             return Ok(false);
         };
         let known = current.input.head_bytes();
-        let count = current
-            .input
-            .read(&mut self.block)
-            .map_err(|error| unreadable(&current.piece.path, error))?;
+        let count = current.input.read(&mut self.block).map_err(|error| {
+            let path = current.piece.path.display();
+            let offset = current.input.offset();
+            SourceError::io(
+                format!("reading {path} after byte {offset} of its text"),
+                error,
+            )
+        })?;
         self.block_at = 0..count;
         if let Some(trail) = &self.trail
             && current.input.head_bytes() > known
@@ -298,10 +345,9 @@ impl FileReader {
 
     /// The end of the open file was reached: a followed one stays open until another has its name.
     fn at_end(&mut self) -> Option<Batch> {
-        let current = self.current.as_mut()?;
         if self.plan.config.follow && self.left.is_empty() {
-            current.at_end = true;
-            current.lines.take()
+            self.current.as_mut()?.at_end = true;
+            self.lines_so_far()
         } else {
             self.close_current()
         }

@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -43,6 +44,43 @@ async fn a_followed_file_gives_what_is_added() {
     append(&path, "o\nthree\n");
     let more = read_on(&mut source, 2, &mut checkpoint).await;
     assert_eq!(more, ["two", "three"]);
+}
+
+#[tokio::test]
+async fn a_followed_file_may_come_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in");
+    let mut source = follow(folder.path()).await;
+    let write = async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        append(&path, "one\ntwo\n");
+    };
+    let (_, (records, checkpoint)) = tokio::join!(write, read(&mut source, 2));
+    assert_eq!(records, ["one", "two"]);
+    source.committer.commit(&checkpoint).await.unwrap();
+    drop(source);
+    append(&path, "three\n");
+    follow_and_commit(folder.path(), &["three"]).await;
+}
+
+#[tokio::test]
+async fn what_stands_before_a_torn_end_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gz.write_all(rows(0, 50).join("\n").as_bytes()).unwrap();
+    let packed = gz.finish().unwrap();
+    fs::write(folder.path().join("in.gz"), &packed[..packed.len() - 10]).unwrap();
+    let plan = plan("file", json!({"path": "in.gz"}), folder.path());
+    let mut source = open(&*plan, folder.path()).await;
+    let (records, _) = read(&mut source, 49).await;
+    assert_eq!(records[..], rows(0, 49));
+    let error = loop {
+        match source.reader.next().await {
+            Ok(batch) => assert!(batch.is_some(), "the end was told to be whole"),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(error.contains("in.gz after byte"), "{error}");
 }
 
 #[tokio::test]
