@@ -1,7 +1,7 @@
 //! The `file` sink: a record a line, with rotation by size.
 //!
-//! Owns the file and its rotation. A record is confirmed when the file is synced, so it outlives a
-//! crash of the machine.
+//! Owns the file and its rotation, and the promise that a line is whole: what a full disk cuts off is
+//! taken back. A record is confirmed when the file is synced, so it outlives a crash of the machine.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -126,14 +126,15 @@ impl Lines for Out {
 
     async fn write(&mut self, chunk: &Chunk) -> io::Result<()> {
         for frame in 0..chunk.frames.len() {
-            self.write_line(&chunk.wire[chunk.frame_wire(frame)])
-                .await?;
+            let written = self.write_line(&chunk.wire[chunk.frame_wire(frame)]).await;
+            self.whole(written).await?;
         }
         Ok(())
     }
 
     async fn make_safe(&mut self) -> io::Result<()> {
-        self.sync().await
+        let synced = self.sync().await;
+        self.whole(synced).await
     }
 }
 
@@ -143,6 +144,8 @@ struct Out {
     rotate: Option<u64>,
     file: tokio::io::BufWriter<File>,
     bytes: u64,
+    /// Bytes that are synced: whole lines.
+    synced: u64,
     rotations: u32,
 }
 
@@ -164,6 +167,7 @@ impl Out {
             rotate: plan.rotate,
             file: tokio::io::BufWriter::with_capacity(256 << 10, file),
             bytes,
+            synced: bytes,
             rotations: 0,
         };
         if torn {
@@ -188,7 +192,17 @@ impl Out {
     async fn sync(&mut self) -> io::Result<()> {
         self.file.flush().await?;
         self.file.get_ref().sync_data().await?;
+        self.synced = self.bytes;
         Ok(())
+    }
+
+    /// After a failure, takes back what is not synced: it is not confirmed and comes again, and a torn
+    /// line would be taken for a record. Where even this fails there is nothing left to do.
+    async fn whole(&mut self, written: io::Result<()>) -> io::Result<()> {
+        if written.is_err() {
+            let _ = self.file.get_mut().set_len(self.synced).await;
+        }
+        written
     }
 
     /// Renames the full file, synced, to the next free number.
@@ -209,6 +223,7 @@ impl Out {
             .await?;
         self.file = tokio::io::BufWriter::with_capacity(256 << 10, file);
         self.bytes = 0;
+        self.synced = 0;
         files::sync_folder(&self.path)
     }
 }
