@@ -276,4 +276,8 @@ fn the_port_is_taken() {
         "{}",
         ended.stderr
     );
+    let check = ["check".as_ref(), "--connect".as_ref(), pipeline.as_os_str()];
+    let ended = wirefall(check).wait().expect(3);
+    let step = "failed listen: cannot listen on";
+    assert!(ended.stdout.contains(step), "{}", ended.stdout);
 }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::driver::BoxFuture;
 use crate::sink::framing::Framing;
-use crate::sink::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
+use crate::sink::{Delivered, Delivery, ProbeStep, Sink, SinkContext, SinkError, SinkPlan};
 
 mod config;
 mod http;
@@ -117,6 +117,20 @@ impl SinkPlan for Plan {
                 hub: Arc::new(Hub::new(self.clone(), address, context)),
             });
             Ok(sink)
+        })
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
+        Box::pin(async {
+            let bound = bind(self.listen).await;
+            vec![ProbeStep {
+                layer: "listen",
+                ok: bound.is_ok(),
+                detail: match bound {
+                    Ok(_) => format!("{} is free", self.listen),
+                    Err(error) => error.to_string(),
+                },
+            }]
         })
     }
 }
