@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use serde_json::json;
 
 use super::{Exit, Globals};
 
@@ -43,12 +44,12 @@ const FILES: &[(&str, &str)] = &[
 ///
 /// # Errors
 /// Files that cannot be written.
-pub(super) fn run(args: Args, _globals: &Globals) -> anyhow::Result<Exit> {
+pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     let name = args.name.file_name().and_then(|name| name.to_str());
     let Some(name) = name.filter(|name| is_package_name(name)) else {
         eprintln!(
             "error: {} is no name for a crate; write it like `my-formatter`: a letter, then letters, \
-             digits, `-` and `_`",
+             digits, `-` and `_`, {NAME_BYTES_MAX} at most, and no word of Rust",
             args.name.display()
         );
         return Ok(Exit::Wrong);
@@ -72,6 +73,10 @@ pub(super) fn run(args: Args, _globals: &Globals) -> anyhow::Result<Exit> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let shown = args.name.display();
+    if globals.json {
+        println!("{}", json!({ "made": args.name }));
+        return Ok(Exit::Done);
+    }
     println!("made {shown}; next:");
     println!("  cd {shown}");
     println!("  wirefall test                 # the component against tests/golden");
@@ -122,8 +127,20 @@ fn is_repository(root: &Path) -> bool {
         .is_ok_and(|manifest| manifest.contains("name = \"wirefall-sdk\""))
 }
 
+/// Names that Rust, Cargo or the crate itself gives another meaning.
+const TAKEN: &str = "as async await break const continue core crate deps dyn else enum extern false fn \
+                     for if impl in let loop match mod move mut pub ref return self static std struct \
+                     super test trait true type unsafe use where while wirefall-sdk";
+
+/// Longest name of a crate that registries take.
+const NAME_BYTES_MAX: usize = 64;
+
 fn is_package_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.len() <= NAME_BYTES_MAX
+        && !TAKEN
+            .split(' ')
+            .any(|taken| taken == name.replace('_', "-"))
         && name
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
@@ -149,6 +166,9 @@ mod tests {
             ("1a", false),
             ("a b", false),
             ("ä", false),
+            ("self", false),
+            ("wirefall_sdk", false),
+            (&"a".repeat(65), false),
         ] {
             assert_eq!(is_package_name(name), good, "{name}");
         }

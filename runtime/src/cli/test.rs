@@ -62,7 +62,10 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     for case in &cases {
         let run = match run_case(&host, &artifact, &folder, case)? {
             Ok(run) => run,
-            Err(error) => return Ok(refuse(&error)),
+            Err(error) => {
+                eprintln!("{case}: cannot run");
+                return Ok(refuse(&error));
+            }
         };
         let differences = compare(&folder, case, &run)?;
         if args.bless {

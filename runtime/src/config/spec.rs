@@ -208,10 +208,7 @@ impl Spec {
             let problem = spec
                 .error(
                     Place::default(),
-                    format!(
-                        "the file has {} bytes; a pipeline file has at most 1 MiB",
-                        text.len()
-                    ),
+                    "the file has more than 1 MiB, which is the most of a pipeline file",
                 )
                 .help("records belong into a source, long texts into files read with ${file:PATH}");
             return Err(vec![problem]);

@@ -23,10 +23,11 @@ pub(super) fn of_close(close: Option<&CloseFrame>) -> String {
         Some(close) if close.reason.is_empty() => {
             format!("the peer closed it with code {}", close.code)
         }
-        Some(close) => format!(
-            "the peer closed it with code {}: {}",
-            close.code, close.reason
-        ),
+        Some(close) => {
+            // It ends up on a terminal.
+            let reason = close.reason.replace(char::is_control, "\u{fffd}");
+            format!("the peer closed it with code {}: {reason}", close.code)
+        }
     }
 }
 
