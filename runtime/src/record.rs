@@ -203,6 +203,17 @@ impl Outputs {
         self.sources.is_empty()
     }
 
+    /// The key of output `index`: its own, or its input's. No key is an empty one as soon as another
+    /// record of its batch has a key (a column cannot tell them apart), so an empty one is none: what a
+    /// record has must not depend on its company.
+    pub fn key<'a>(&'a self, batch: &'a Batch, index: usize) -> Option<&'a [u8]> {
+        let key = match self.keys.is_empty() {
+            true => batch.records.key(self.sources[index] as usize),
+            false => Some(self.keys.get(index)),
+        };
+        key.filter(|key| !key.is_empty())
+    }
+
     /// Removes every output of the inputs in `withdrawn` (ascending, unique).
     pub fn withdraw(&mut self, withdrawn: &[u32]) {
         if withdrawn.is_empty() {

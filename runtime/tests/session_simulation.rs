@@ -541,7 +541,7 @@ fn journal(random: &mut fastrand::Rng, records: u64, frame_records: u64) -> Vec<
             wire: Bytes::from(vec![0; wire as usize]),
             frames: frames.into(),
             records: Arc::from(spans),
-            made_at: None,
+            ..Chunk::default()
         });
         first += in_chunk;
     }

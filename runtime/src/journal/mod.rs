@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::checkpoint::Delta;
 use crate::driver::BoxFuture;
+use crate::record::Column;
 
 pub mod memory;
 
@@ -58,6 +59,8 @@ pub struct Chunk {
     pub frames: Arc<[Frame]>,
     /// Where each record's own bytes are in the wire.
     pub records: Arc<[(u32, u32)]>,
+    /// The key of each record, empty where it has none; absent where no record of the chunk has one.
+    pub keys: Option<Arc<Column>>,
     /// When it was made, for retention by age and for latency.
     pub made_at: Option<Instant>,
 }
@@ -107,9 +110,17 @@ impl Chunk {
         &self.wire[start as usize..end as usize]
     }
 
+    /// The key of record `index` (from 0 in this chunk), if it has one.
+    pub fn key(&self, index: usize) -> Option<&[u8]> {
+        let key = self.keys.as_ref()?.get(index);
+        (!key.is_empty()).then_some(key)
+    }
+
     /// Memory that it holds.
     pub fn bytes(&self) -> u64 {
-        (self.wire.len() + self.frames.len() * 12 + self.records.len() * 8 + 128) as u64
+        let keys = self.keys.as_ref();
+        let keys = keys.map_or(0, |keys| keys.bytes.len() + keys.ends.len() * 4);
+        (self.wire.len() + self.frames.len() * 12 + self.records.len() * 8 + keys + 128) as u64
     }
 }
 

@@ -34,13 +34,7 @@ pub(super) fn wrap(into: &mut Vec<u8>, batch: &Batch, outputs: &Outputs, index: 
         0 => format!("{}:{place}", batch.partition.name()),
         nth => format!("{}:{place}:{nth}", batch.partition.name()),
     };
-    let key = match outputs.keys.is_empty() {
-        true => batch.records.key(input),
-        false => Some(outputs.keys.get(index)),
-    };
-    // No key is an empty one as soon as another record of its batch has a key: a column cannot tell
-    // them apart, and what a record is wrapped in must not depend on its company.
-    let key = key.filter(|key| !key.is_empty());
+    let key = outputs.key(batch, index);
     let record = outputs.payloads.get(index);
     let written = "writing to memory does not fail";
     into.extend_from_slice(b"{\"id\":");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{BatchBounds, Batching, Carrier, Framing, envelope, push_header};
 use crate::journal::{Chunk, Frame, Position};
-use crate::record::{Batch, Outputs};
+use crate::record::{Batch, Column, Outputs};
 
 /// Builds frames from outputs, in order. A batch frame may stay open between batches.
 pub struct Framer {
@@ -15,6 +15,7 @@ pub struct Framer {
     wire: Vec<u8>,
     frames: Vec<Frame>,
     records: Vec<(u32, u32)>,
+    keys: Keys,
     open: Open,
     next: Position,
     wire_bytes_last: usize,
@@ -25,7 +26,43 @@ pub struct Framer {
 struct Open {
     payload: Vec<u8>,
     records: Vec<(u32, u32)>,
+    keys: Keys,
     since: Option<Duration>,
+}
+
+/// The keys of records side by side with them; nothing as long as none has a key.
+#[derive(Default)]
+struct Keys(Column);
+
+impl Keys {
+    /// The key of the record that comes after `records` others.
+    fn push(&mut self, records: usize, key: Option<&[u8]>) {
+        if key.is_some() || !self.0.is_empty() {
+            self.pad(records);
+            self.0.push(key.unwrap_or_default());
+        }
+    }
+
+    /// The keys of more records, which come after `records` others.
+    fn append(&mut self, records: usize, more: &Self) {
+        if !more.0.is_empty() {
+            self.pad(records);
+            more.0.iter().for_each(|key| self.0.push(key));
+        }
+    }
+
+    /// As many as there are records.
+    fn pad(&mut self, records: usize) {
+        (self.0.len()..records).for_each(|_| self.0.close());
+    }
+
+    fn take(&mut self, records: usize) -> Option<Arc<Column>> {
+        if self.0.is_empty() {
+            return None;
+        }
+        self.pad(records);
+        Some(Arc::new(std::mem::take(&mut self.0)))
+    }
 }
 
 impl Framer {
@@ -36,6 +73,7 @@ impl Framer {
             wire: Vec::new(),
             frames: Vec::new(),
             records: Vec::new(),
+            keys: Keys::default(),
             open: Open::default(),
             next,
             wire_bytes_last: 0,
@@ -82,9 +120,18 @@ impl Framer {
                 record = &wrapped;
             }
             match self.framing.batch {
-                Batching::Record => self.push_frame(record),
+                Batching::Record => {
+                    self.keys
+                        .push(self.records.len(), outputs.key(batch, index));
+                    self.push_frame(record);
+                }
                 Batching::Ndjson(bounds) | Batching::JsonArray(bounds) => {
                     self.push_to_batch(record, bounds, now);
+                    let before = self.open.records.len() - 1;
+                    self.open.keys.push(before, outputs.key(batch, index));
+                    if self.open.records.len() >= bounds.records_max {
+                        self.close();
+                    }
                 }
             }
         }
@@ -132,9 +179,6 @@ impl Framer {
             .records
             .push((start, self.open.payload.len() as u32));
         self.open.since.get_or_insert(now);
-        if self.open.records.len() >= bounds.records_max {
-            self.close();
-        }
     }
 
     /// Closes the open batch frame, if there is one.
@@ -142,7 +186,8 @@ impl Framer {
         let Open {
             mut payload,
             records,
-            ..
+            keys,
+            since: _,
         } = std::mem::take(&mut self.open);
         if records.is_empty() {
             return;
@@ -153,6 +198,7 @@ impl Framer {
         self.push_header(payload.len());
         let base = self.wire.len() as u32;
         self.wire.extend_from_slice(&payload);
+        self.keys.append(self.records.len(), &keys);
         self.records.extend(
             records
                 .iter()
@@ -175,6 +221,7 @@ impl Framer {
             wire: std::mem::take(&mut self.wire).into(),
             frames: Arc::from(&self.frames[..]),
             records: Arc::from(&self.records[..]),
+            keys: self.keys.take(self.records.len()),
             ..Chunk::default()
         };
         self.frames.clear();

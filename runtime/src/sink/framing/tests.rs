@@ -187,6 +187,36 @@ fn the_envelope_names_the_place() {
     );
 }
 
+/// Keys stay beside their records, whichever of them have one and however frames are cut.
+#[test]
+fn a_chunk_has_the_keys_of_its_records() {
+    let keyed = |keys: &[&str]| {
+        let (mut batch, outputs) = batch_of(&["1", "2"]);
+        batch.records.keys = keys.iter().collect();
+        (batch, outputs)
+    };
+    for batch in [Batching::Record, Batching::Ndjson(bounds(3))] {
+        let mut framer = Framer::new(framing(Carrier::Text, batch), Position(0));
+        for keys in [&[][..], &["", "b"], &["c", ""]] {
+            let (batch, outputs) = keyed(keys);
+            framer.push(&batch, &outputs, Duration::ZERO);
+        }
+        framer.close();
+        let chunk = framer.take().unwrap();
+        let keys: Vec<_> = (0..6).map(|index| chunk.key(index)).collect();
+        let (b, c) = (Some(&b"b"[..]), Some(&b"c"[..]));
+        assert_eq!(keys, [None, None, None, b, c, None], "{batch:?}");
+
+        let (batch, outputs) = keyed(&[]);
+        framer.push(&batch, &outputs, Duration::ZERO);
+        framer.close();
+        assert!(
+            framer.take().unwrap().keys.is_none(),
+            "and nothing of it stays"
+        );
+    }
+}
+
 #[test]
 fn headers_have_the_three_lengths() {
     let header = |bytes| {
