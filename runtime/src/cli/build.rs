@@ -45,7 +45,7 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     } else {
         println!("{}", artifact.display());
         let size = size(description.size_bytes);
-        eprintln!("{} {}, {size}, {}", id.name, id.version, id.digest);
+        say!("{} {}, {size}, {}", id.name, id.version, id.digest);
     }
     Ok(Exit::Done)
 }
@@ -56,7 +56,7 @@ pub(super) fn component(path: &Path) -> Result<PathBuf, PluginError> {
     if !std::io::stderr().is_terminal() {
         return plugin::resolve(path, &mut |line| {
             if !line.is_empty() {
-                eprintln!("{line}");
+                say!("{line}");
             }
         });
     }
@@ -72,7 +72,7 @@ pub(super) fn component(path: &Path) -> Result<PathBuf, PluginError> {
 
 /// Prints why a plugin cannot be used; whose fault it is makes the exit code.
 pub(super) fn refuse(error: &PluginError) -> Exit {
-    eprintln!("error: {error}");
+    say!("error: {error}");
     match error.kind {
         PluginErrorKind::Wrong => Exit::Wrong,
         PluginErrorKind::Environment => Exit::Environment,

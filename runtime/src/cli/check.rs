@@ -133,7 +133,7 @@ fn read_bounded(path: &Path, bytes_max: u64) -> std::io::Result<Vec<u8>> {
 /// What the plugin host says of the plugin at `path`; a crate folder is built first.
 pub(super) fn plugin_facts(path: &str) -> Result<PluginFacts, PluginError> {
     let cache = Cache::user();
-    let artifact = resolve(Path::new(path), &mut |line| eprintln!("{line}"))?;
+    let artifact = resolve(Path::new(path), &mut |line| say!("{line}"))?;
     let description = describe(&artifact, &cache)?;
     let component = artifact.clone();
     Ok(PluginFacts {

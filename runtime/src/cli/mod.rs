@@ -8,6 +8,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+/// Says a line to the person, on standard error. One that nobody reads any more, or that is full, ends
+/// nothing: `eprintln!` would panic.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 mod build;
 mod check;
 mod inspect;
@@ -139,7 +148,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say!("error: {error:#}");
             Exit::Failed.into()
         }
     }
@@ -174,6 +183,7 @@ fn log(globals: &Globals) {
     let log = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .log_internal_errors(false) // it would say so on standard error, and panic there as well
         .with_target(false);
     if globals.json {
         log.json().init();

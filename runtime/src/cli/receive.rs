@@ -2,7 +2,7 @@
 //!
 //! Owns its arguments and what a person sees; the server itself is `sink::websocket::receiver`.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -108,7 +108,7 @@ async fn receive(args: Args, json: bool) -> anyhow::Result<Exit> {
     let receiver = match Receiver::bind(&args.address, options(&args)).await {
         Ok(receiver) => receiver,
         Err(error) => {
-            eprintln!("error: cannot listen on {}: {error}", args.address);
+            say!("error: cannot listen on {}: {error}", args.address);
             return Ok(Exit::Environment);
         }
     };
@@ -116,7 +116,7 @@ async fn receive(args: Args, json: bool) -> anyhow::Result<Exit> {
     let totals = receiver.totals();
     let stop = CancellationToken::new();
     if !args.quiet {
-        eprintln!("receiving on ws://{address}, Ctrl-C ends");
+        say!("receiving on ws://{address}, Ctrl-C ends");
     }
     tokio::spawn(stop_at_signal(stop.clone()));
     if args.count && !args.quiet {
@@ -182,7 +182,7 @@ async fn show_counts(totals: Arc<Totals>, json: bool) {
             shown = now;
             let line = summary(&totals, json);
             if rewrite {
-                eprint!("\r{line}\x1b[K");
+                let _ = write!(std::io::stderr(), "\r{line}\x1b[K");
             } else {
                 println!("{line}");
             }

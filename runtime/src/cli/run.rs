@@ -60,7 +60,7 @@ async fn carry(plan: Plan, args: &Args, globals: &Globals) -> anyhow::Result<Exi
     let pipeline = match built {
         Ok(pipeline) => pipeline,
         Err(error) => {
-            eprintln!("error: {error}");
+            say!("error: {error}");
             return Ok(match exit_of(&error) {
                 Exit::Failed => Exit::Environment, // nothing has run yet
                 exit => exit,
@@ -71,24 +71,24 @@ async fn carry(plan: Plan, args: &Args, globals: &Globals) -> anyhow::Result<Exi
         for line in pipeline.greeting() {
             words.push_str(&format!("  {:<11}{line}\n", "open"));
         }
-        words.push_str("  stop       Ctrl-C sends what was read, then ends; twice ends at once\n");
-        eprint!("{words}");
+        words.push_str("  stop       Ctrl-C sends what was read, then ends; twice ends at once");
+        say!("{words}");
     }
     // A task of the runtime, and not of this thread: then the sink's task and the loop wake each other
     // on one thread, where between threads each wake is a call of the kernel, several a batch.
     let ran = tokio::spawn(pipeline.run()).await;
     let Ended { account, error } = ran.context("the run ended without an account")?;
     if globals.json {
-        eprintln!(
+        say!(
             "{}",
             json!({"account": account, "error": error.as_ref().map(ToString::to_string)})
         );
     } else {
         if let Some(error) = &error {
-            eprintln!("error: {error}");
+            say!("error: {error}");
         }
         if !args.quiet {
-            eprintln!("{account}");
+            say!("{account}");
         }
     }
     Ok(match error {

@@ -118,7 +118,7 @@ async fn subscribe(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
 }
 
 fn refuse(error: &SubscribeError, exit: Exit) -> Exit {
-    eprintln!("error: {error}");
+    say!("error: {error}");
     exit
 }
 
@@ -198,9 +198,9 @@ impl Printer {
 
     fn note(&self, text: &str) {
         if self.json {
-            eprintln!("{}", json!({ "note": text }));
+            say!("{}", json!({ "note": text }));
         } else {
-            eprintln!("{text}");
+            say!("{text}");
         }
     }
 
@@ -220,11 +220,11 @@ impl Printer {
             (true, true) => heard(writeln!(io::stdout(), "{account}")).map(drop),
             (true, false) => heard(writeln!(io::stdout(), "{records}")).map(drop),
             (false, true) => {
-                eprintln!("{account}");
+                say!("{account}");
                 Ok(())
             }
             (false, false) => {
-                eprintln!("{records} records, {bytes} bytes in {seconds:.1} s");
+                say!("{records} records, {bytes} bytes in {seconds:.1} s");
                 Ok(())
             }
         }

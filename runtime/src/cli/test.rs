@@ -43,7 +43,7 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     let folder = args.dir.join("tests/golden");
     let cases = golden::cases(&folder);
     if cases.is_empty() {
-        eprintln!(
+        say!(
             "error: no case in {}: put records into NAME.ndjson, its config into NAME.config.json, \
              and run `wirefall test --bless`",
             folder.display()
@@ -63,7 +63,7 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
         let run = match run_case(&host, &artifact, &folder, case)? {
             Ok(run) => run,
             Err(error) => {
-                eprintln!("{case}: cannot run");
+                say!("{case}: cannot run");
                 return Ok(refuse(&error));
             }
         };
@@ -75,7 +75,7 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
         report(case, &differences, args.bless, globals);
     }
     if !globals.json {
-        eprintln!("{} of {} cases pass", cases.len() - differing, cases.len());
+        say!("{} of {} cases pass", cases.len() - differing, cases.len());
     }
     Ok(if differing == 0 {
         Exit::Done
