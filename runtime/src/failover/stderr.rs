@@ -39,11 +39,11 @@ impl FailoverPlan for Config {
     }
 
     fn open(&self) -> BoxFuture<'_, Result<Box<dyn Failover>, FailoverError>> {
-        Box::pin(async { Ok(Box::new(Stderr) as Box<dyn Failover>) })
+        Box::pin(async { Ok(Box::new(Stderr(tokio::io::stderr())) as Box<dyn Failover>) })
     }
 }
 
-struct Stderr;
+struct Stderr(tokio::io::Stderr);
 
 impl Failover for Stderr {
     fn write<'a>(
@@ -51,8 +51,11 @@ impl Failover for Stderr {
         failed: &'a [Failed<'a>],
     ) -> BoxFuture<'a, Result<(), FailoverError>> {
         Box::pin(async move {
-            let written = tokio::io::stderr().write_all(&entry::lines(failed)).await;
-            written.map_err(|error| FailoverError {
+            let written = async {
+                self.0.write_all(&entry::lines(failed)).await?;
+                self.0.flush().await // until then it is only queued, and no error is known
+            };
+            written.await.map_err(|error| FailoverError {
                 context: "stderr".to_owned(),
                 error,
             })
