@@ -61,6 +61,39 @@ fn i4_memory_is_flat_while_the_peer_is_down_and_then_everything_arrives() {
     all_there(&received(&folder), RECORDS);
 }
 
+/// A record that the journal could never take is a rejection like any other, and a batch that its
+/// envelopes make larger than the journal is carried in pieces.
+#[test]
+fn i4_what_is_larger_than_the_journal_is_told_or_cut_and_ends_no_run() {
+    const GROWING: u64 = 6000;
+    let folder = Folder::new();
+    let (_receiver, address) = receive(&folder, &[]);
+    // In an envelope each of these bytes takes six.
+    let growing = "\u{1}".repeat(1000);
+    let mut input: String = (0..GROWING).map(|_| growing.clone() + "\n").collect();
+    input += &"x".repeat(3 << 20);
+    input += "\nlast\n";
+    folder.write("input.ndjson", input);
+    let pipeline = folder.write(
+        "pipeline.yaml",
+        format!(
+            "service: {{ pipeline_id: test, state: state, batch_bytes: 2MiB, batch_size: 65536 }}\n\
+             source: {{ driver: file, config: {{ path: input.ndjson, line_max: 4MiB }} }}\n\
+             sink: {{ driver: websocket, config: {{ url: \"ws://{address}/\", envelope: true }} }}\n\
+             journal: {{ bytes: 4MiB }}\n\
+             failover: {{ driver: file, config: {{ path: failover.ndjson }} }}\n"
+        ),
+    );
+    let ended = wirefall(["run".as_ref(), pipeline.as_os_str()]).wait();
+    let ended = ended.expect(0);
+    assert_eq!(ended.account("delivered"), GROWING + 1, "{}", ended.stderr);
+    assert_eq!(ended.account("failed over"), 1, "{}", ended.stderr);
+    let failed = folder.read("failover.ndjson");
+    assert!(failed.contains("half of `journal.bytes`"), "no such reason");
+    let last = folder.read("out.ndjson");
+    assert!(last.trim_end().ends_with("\"data\":\"last\"}"));
+}
+
 /// Workers are added while their queue is full and let go while it is empty, within the bounds that
 /// the pipeline names; whatever their number, nothing is lost and the order stays (I3).
 #[test]

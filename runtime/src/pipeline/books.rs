@@ -255,10 +255,10 @@ impl Books {
     /// Closed frames and the source ranges that they complete, if there are any.
     pub(super) fn take(&mut self) -> Option<(Chunk, Vec<Delta>)> {
         let chunk = self.framer.take();
-        let closed_below = self.framer.closed_below();
+        let taken_below = self.framer.taken_below();
         let complete = self
             .unappended
-            .partition_point(|(end, _)| *end <= closed_below);
+            .partition_point(|(end, _)| *end <= taken_below);
         let settled: Vec<Delta> = self.unappended.drain(..complete).map(|(_, d)| d).collect();
         if chunk.is_none() && settled.is_empty() {
             return None;

@@ -47,7 +47,7 @@ pub struct Pipeline {
 /// Whatever cannot be opened, told by the part that it is.
 pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<Pipeline, RunError> {
     let chain = Arc::new(ChainPlan::load(host, &plan.processors)?);
-    let framing = plan.sink.framing();
+    let framing = plan.sink.framing().in_journal(plan.journal.bytes_max);
     let (jobs, queue) = async_channel::bounded(QUEUE_BATCHES);
     let (pool, results) = Pool::start(
         Arc::clone(&chain),

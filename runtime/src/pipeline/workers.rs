@@ -228,7 +228,7 @@ impl Worker {
                 reason: failure.reason,
             })
             .collect();
-        let unframeable = self.framing.check(&outputs);
+        let unframeable = self.framing.check(&batch, &outputs);
         if !unframeable.is_empty() {
             for found in unframeable {
                 let input = outputs.sources[found.output];

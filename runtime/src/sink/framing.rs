@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::de::IgnoredAny;
 
-use crate::record::{Column, Outputs};
+use crate::record::{Batch, Column, Outputs};
 
 mod envelope;
 mod framer;
@@ -30,6 +30,10 @@ pub struct Framing {
     /// Most payload bytes in a frame; a longer record is rejected.
     pub frame_bytes_max: usize,
 }
+
+/// How many of the largest frames the journal must take at least: while one waits for room, the other
+/// is on its way.
+const FRAMES_IN_JOURNAL: u64 = 2;
 
 /// What carries a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,14 +92,26 @@ pub struct Unframeable {
 const FINAL: u8 = 0x80;
 
 impl Framing {
-    /// What of `outputs` cannot be framed. Usually nothing, and then each column is looked at once.
-    pub fn check(&self, outputs: &Outputs) -> Vec<Unframeable> {
+    /// The same with frames that a journal of `bytes_max` bytes takes.
+    #[must_use]
+    pub fn in_journal(self, bytes_max: u64) -> Self {
+        let frame_bytes_max = usize::try_from(bytes_max / FRAMES_IN_JOURNAL).unwrap_or(usize::MAX);
+        Self {
+            frame_bytes_max: self.frame_bytes_max.min(frame_bytes_max),
+            ..self
+        }
+    }
+
+    /// What of the `outputs` of `batch` cannot be framed. Usually nothing, and then each column is
+    /// looked at once.
+    pub fn check(&self, batch: &Batch, outputs: &Outputs) -> Vec<Unframeable> {
         let column = &outputs.payloads;
         let utf8 = (self.carrier == Carrier::Text || self.envelope) && !is_utf8(column);
         let newline = self.forbids_newlines() && memchr::memchr(b'\n', &column.bytes).is_some();
         // In an envelope a text that is no JSON becomes a string, each byte at most six.
         let growth = if self.envelope { 6 } else { 1 };
-        let most = growth * (column.bytes.len() + outputs.keys.bytes.len()) + ENVELOPE_BYTES;
+        let keys = outputs.keys.bytes.len() + batch.records.keys.bytes.len();
+        let most = growth * (column.bytes.len() + keys) + ENVELOPE_BYTES;
         let long = most > self.frame_bytes_max;
         let json = matches!(self.batch, Batching::JsonArray(_)) && !self.envelope;
         if !(utf8 || newline || long || json) {
@@ -103,11 +119,7 @@ impl Framing {
         }
         (0..column.len())
             .filter_map(|output| {
-                let key = if outputs.keys.is_empty() {
-                    b""
-                } else {
-                    outputs.keys.get(output)
-                };
+                let key = outputs.key(batch, output).unwrap_or_default();
                 let reason = self.verdict(column.get(output), key)?;
                 Some(Unframeable { output, reason })
             })
@@ -123,12 +135,13 @@ impl Framing {
     fn verdict(&self, record: &[u8], key: &[u8]) -> Option<String> {
         let bytes = match self.envelope {
             true => in_envelope(record) + in_envelope(key) + ENVELOPE_BYTES,
-            false => record.len() + 2,
+            false => record.len() + key.len() + 2, // the journal keeps the key beside the frame
         };
         if bytes > self.frame_bytes_max {
             return Some(format!(
-                "the record of {} bytes does not fit a frame of {} bytes (`frame_max`)",
-                record.len(),
+                "the record of {} bytes does not fit a frame of {} bytes (`frame_max`, and half of \
+                 `journal.bytes`)",
+                record.len() + key.len(),
                 self.frame_bytes_max
             ));
         }

@@ -1,7 +1,9 @@
 //! The framer: from outputs to frames that are ready for the wire.
 //!
-//! Owns the frame that is still open. Pure. The pipeline drives one, before the journal.
+//! Owns the frame that is still open, and where one chunk ends and the next begins. Pure. The pipeline
+//! drives one, before the journal.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +14,17 @@ use crate::record::{Batch, Column, Outputs};
 /// Builds frames from outputs, in order. A batch frame may stay open between batches.
 pub struct Framer {
     framing: Framing,
+    /// Closed frames as they go to the journal: no more at once than one frame may have, so that what
+    /// the journal takes does not hang on how much a plugin makes of a batch.
+    chunks: VecDeque<Chunk>,
     wire: Vec<u8>,
     frames: Vec<Frame>,
     records: Vec<(u32, u32)>,
     keys: Keys,
     open: Open,
     next: Position,
+    /// Everything below was taken.
+    taken: Position,
     wire_bytes_last: usize,
 }
 
@@ -70,12 +77,14 @@ impl Framer {
     pub fn new(framing: Framing, next: Position) -> Self {
         Self {
             framing,
+            chunks: VecDeque::new(),
             wire: Vec::new(),
             frames: Vec::new(),
             records: Vec::new(),
             keys: Keys::default(),
             open: Open::default(),
             next,
+            taken: next,
             wire_bytes_last: 0,
         }
     }
@@ -87,12 +96,12 @@ impl Framer {
 
     /// Whether there are closed frames to take.
     pub fn has_frames(&self) -> bool {
-        !self.frames.is_empty()
+        !self.chunks.is_empty() || !self.frames.is_empty()
     }
 
-    /// The position below which every record is in a closed frame.
-    pub fn closed_below(&self) -> Position {
-        Position(self.next.0 - self.open.records.len() as u64)
+    /// The position below which every record was taken.
+    pub fn taken_below(&self) -> Position {
+        self.taken
     }
 
     /// When the open frame has to be closed, if there is one.
@@ -120,25 +129,18 @@ impl Framer {
                 record = &wrapped;
             }
             match self.framing.batch {
-                Batching::Record => {
-                    self.keys
-                        .push(self.records.len(), outputs.key(batch, index));
-                    self.push_frame(record);
-                }
+                Batching::Record => self.push_frame(record, outputs.key(batch, index)),
                 Batching::Ndjson(bounds) | Batching::JsonArray(bounds) => {
-                    self.push_to_batch(record, bounds, now);
-                    let before = self.open.records.len() - 1;
-                    self.open.keys.push(before, outputs.key(batch, index));
-                    if self.open.records.len() >= bounds.records_max {
-                        self.close();
-                    }
+                    self.push_to_batch(record, outputs.key(batch, index), bounds, now);
                 }
             }
         }
         self.next = self.next.plus(outputs.len() as u64);
     }
 
-    fn push_frame(&mut self, record: &[u8]) {
+    fn push_frame(&mut self, record: &[u8], key: Option<&[u8]>) {
+        self.make_room(record.len(), 1);
+        self.keys.push(self.records.len(), key);
         self.push_header(record.len());
         let start = self.wire.len() as u32;
         self.wire.extend_from_slice(record);
@@ -160,7 +162,13 @@ impl Framer {
         }
     }
 
-    fn push_to_batch(&mut self, record: &[u8], bounds: BatchBounds, now: Duration) {
+    fn push_to_batch(
+        &mut self,
+        record: &[u8],
+        key: Option<&[u8]>,
+        bounds: BatchBounds,
+        now: Duration,
+    ) {
         let bytes_max = bounds.bytes_max.min(self.framing.frame_bytes_max);
         // The separator before the record and the bracket after the last one.
         if !self.open.records.is_empty() && self.open.payload.len() + record.len() + 2 > bytes_max {
@@ -174,11 +182,15 @@ impl Framer {
             (false, false) => self.open.payload.push(b'\n'),
         }
         let start = self.open.payload.len() as u32;
+        self.open.keys.push(self.open.records.len(), key);
         self.open.payload.extend_from_slice(record);
         self.open
             .records
             .push((start, self.open.payload.len() as u32));
         self.open.since.get_or_insert(now);
+        if self.open.records.len() >= bounds.records_max {
+            self.close();
+        }
     }
 
     /// Closes the open batch frame, if there is one.
@@ -195,6 +207,7 @@ impl Framer {
         if matches!(self.framing.batch, Batching::JsonArray(_)) {
             payload.push(b']');
         }
+        self.make_room(payload.len(), records.len());
         self.push_header(payload.len());
         let base = self.wire.len() as u32;
         self.wire.extend_from_slice(&payload);
@@ -211,11 +224,19 @@ impl Framer {
         });
     }
 
-    /// The closed frames as a chunk, if there are any. The journal sets its position.
-    pub fn take(&mut self) -> Option<Chunk> {
-        if self.frames.is_empty() {
-            return None;
+    /// Begins another chunk where a frame of `payload_bytes` with `records` records would make the one
+    /// that is being filled too large.
+    fn make_room(&mut self, payload_bytes: usize, records: usize) {
+        let places = (self.records.len() + records) * size_of::<(u32, u32)>()
+            + (self.frames.len() + 1) * size_of::<Frame>();
+        let bytes = self.wire.len() + payload_bytes + self.keys.0.bytes.len() + places;
+        if bytes > self.framing.frame_bytes_max && !self.frames.is_empty() {
+            let chunk = self.seal();
+            self.chunks.push_back(chunk);
         }
+    }
+
+    fn seal(&mut self) -> Chunk {
         self.wire_bytes_last = self.wire.len();
         let chunk = Chunk {
             wire: std::mem::take(&mut self.wire).into(),
@@ -226,6 +247,17 @@ impl Framer {
         };
         self.frames.clear();
         self.records.clear();
+        chunk
+    }
+
+    /// The next closed frames as a chunk, if there are any. The journal sets its position.
+    pub fn take(&mut self) -> Option<Chunk> {
+        let chunk = match self.chunks.pop_front() {
+            Some(chunk) => chunk,
+            None if self.frames.is_empty() => return None,
+            None => self.seal(),
+        };
+        self.taken = self.taken.plus(chunk.records.len() as u64);
         Some(chunk)
     }
 }

@@ -23,8 +23,16 @@ fn bounds(records_max: usize) -> BatchBounds {
     }
 }
 
+fn check_all(framing: &Framing, records: Records) -> Vec<Unframeable> {
+    let (batch, outputs) = batch_with(records);
+    framing.check(&batch, &outputs)
+}
+
 fn batch_of(records: &[&str]) -> (Batch, Outputs) {
-    let records = Records::of_payloads(records.iter().collect());
+    batch_with(Records::of_payloads(records.iter().collect()))
+}
+
+fn batch_with(records: Records) -> (Batch, Outputs) {
     let outputs = Outputs::unchanged(&records);
     let batch = Batch {
         number: 0,
@@ -38,7 +46,7 @@ fn batch_of(records: &[&str]) -> (Batch, Outputs) {
 
 fn frames(framing: Framing, records: &[&str]) -> Vec<String> {
     let (batch, outputs) = batch_of(records);
-    assert_eq!(framing.check(&outputs), []);
+    assert_eq!(framing.check(&batch, &outputs), []);
     let mut framer = Framer::new(framing, Position(0));
     framer.push(&batch, &outputs, Duration::ZERO);
     framer.close();
@@ -88,20 +96,20 @@ fn an_open_frame_spans_batches_and_has_a_deadline() {
     assert!(framer.take().is_none());
     assert_eq!(framer.deadline(), Some(Duration::from_secs(1) + WAIT));
     assert_eq!(
-        (framer.closed_below(), framer.next()),
+        (framer.taken_below(), framer.next()),
         (Position(5), Position(7))
     );
     framer.close();
-    assert_eq!(framer.closed_below(), Position(7));
     assert_eq!(framer.deadline(), None);
     assert_eq!(framer.take().unwrap().frame_payload(0), b"1\n1");
+    assert_eq!(framer.taken_below(), Position(7));
 }
 
 #[test]
 fn what_cannot_be_framed_is_told() {
     let check = |framing: Framing, record: &[u8]| {
         let records = Records::of_payloads([b"ok".as_slice(), record].into_iter().collect());
-        let found = framing.check(&Outputs::unchanged(&records));
+        let found = check_all(&framing, records);
         assert!(
             found.len() <= 1 && found.iter().all(|f| f.output == 1),
             "{found:?}"
@@ -136,7 +144,7 @@ fn an_envelope_counts_what_it_adds_and_takes_text_only() {
             frame_bytes_max,
             ..plain
         };
-        wrapped.check(&Outputs::unchanged(&records)).len()
+        check_all(&wrapped, records).len()
     };
     assert_eq!(check(b"\xff", 1 << 20), 1);
     assert_eq!(
@@ -151,7 +159,7 @@ fn an_envelope_counts_what_it_adds_and_takes_text_only() {
 fn only_json_goes_into_an_array() {
     let array = framing(Carrier::Text, Batching::JsonArray(bounds(9)));
     let records = Records::of_payloads(["{}", "nope"].iter().collect());
-    let found = array.check(&Outputs::unchanged(&records));
+    let found = check_all(&array, records);
     assert_eq!(found.len(), 1);
     assert!(found[0].reason.starts_with("no JSON"), "{found:?}");
 }
@@ -215,6 +223,48 @@ fn a_chunk_has_the_keys_of_its_records() {
             "and nothing of it stays"
         );
     }
+}
+
+/// Whatever a batch becomes, no chunk is larger than the largest frame, places included, and nothing is
+/// lost between two.
+#[test]
+fn i4_chunks_are_bounded_by_the_largest_frame() {
+    for batch in [Batching::Record, Batching::Ndjson(bounds(7))] {
+        let tight = framing(Carrier::Text, batch).in_journal(2048);
+        let records: Vec<String> = (0..500).map(|n| "x".repeat(n % 90)).collect();
+        let records: Vec<&str> = records.iter().map(String::as_str).collect();
+        let (batch, outputs) = batch_of(&records);
+        assert_eq!(tight.check(&batch, &outputs), []);
+        let mut framer = Framer::new(tight, Position(0));
+        framer.push(&batch, &outputs, Duration::ZERO);
+        framer.close();
+        let mut back = Vec::new();
+        while let Some(chunk) = framer.take() {
+            assert!(chunk.bytes() <= 1024 + 256, "{}", chunk.bytes());
+            back.extend((0..chunk.records.len()).map(|index| chunk.record(index).to_vec()));
+            assert_eq!(framer.taken_below(), Position(back.len() as u64));
+        }
+        assert!(
+            back.iter()
+                .eq(records.iter().map(|record| record.as_bytes()))
+        );
+    }
+}
+
+#[test]
+fn a_record_that_the_journal_cannot_take_is_told() {
+    let framing = framing(Carrier::Text, Batching::Record).in_journal(1000);
+    let mut records = Records::of_payloads(["x".repeat(490)].iter().collect());
+    assert_eq!(check_all(&framing, records.clone()), []);
+    records.keys = ["a key of some length"].iter().collect();
+    let found = check_all(&framing, records);
+    assert!(
+        found[0]
+            .reason
+            .contains("510 bytes does not fit a frame of 500"),
+        "{found:?}"
+    );
+    assert!(found[0].reason.contains("`journal.bytes`"), "{found:?}");
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub(super) struct Config {
     /// Wrap each record in `{"id","ts","key","data"}`.
     #[serde(default)]
     envelope: bool,
-    /// Longest message. A longer record is rejected.
+    /// Longest message, and half of `journal.bytes` at most. A longer record is rejected.
     #[serde(default = "framing_keys::frame_max")]
     frame_max: ByteSize,
     /// Longest time for one attempt to connect: DNS, TCP, proxy, TLS and handshake together.

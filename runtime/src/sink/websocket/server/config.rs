@@ -50,7 +50,7 @@ pub struct Config {
     /// Wrap each record in `{"id","ts","key","data"}`.
     #[serde(default)]
     envelope: bool,
-    /// Longest message. A longer record is rejected.
+    /// Longest message, and half of `journal.bytes` at most. A longer record is rejected.
     #[serde(default = "framing_keys::frame_max")]
     frame_max: ByteSize,
     /// Silence after which a subscriber is pinged, and then after which it counts as gone.

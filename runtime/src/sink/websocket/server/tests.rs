@@ -101,10 +101,11 @@ impl Running {
         };
         let outputs = Outputs::unchanged(&batch.records);
         self.framer.push(&batch, &outputs, Duration::ZERO);
-        let chunk = self.framer.take().expect("one record a frame");
         self.published += count;
-        let appended = self.journal.append(chunk, Vec::new()).await;
-        appended.expect("room");
+        while let Some(chunk) = self.framer.take() {
+            let appended = self.journal.append(chunk, Vec::new()).await;
+            appended.expect("room");
+        }
     }
 
     fn url(&self) -> String {
