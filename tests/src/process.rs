@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -87,6 +88,16 @@ impl Process {
         self.stdin
             .as_mut()
             .is_some_and(|stdin| stdin.write_all(bytes).is_ok())
+    }
+
+    /// Bytes of its standard input that it has not read yet.
+    pub fn unread(&self) -> usize {
+        let Some(stdin) = &self.stdin else { return 0 };
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open, and the call writes one int.
+        let told = unsafe { libc::ioctl(stdin.as_raw_fd(), libc::FIONREAD, &mut bytes) };
+        assert_eq!(told, 0, "a pipe tells what is in it");
+        usize::try_from(bytes).expect("no less than nothing")
     }
 
     /// Closes its standard input.

@@ -183,6 +183,21 @@ impl Input {
         }
     }
 
+    /// Waits until there is something to read (or the end) for at most `wait`, and no longer once the
+    /// source is closed: what was read before is given out then.
+    fn ready_within(&self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if self.within(left.min(CLOSED_EVERY)) {
+                return true;
+            }
+            if left <= CLOSED_EVERY || self.closed.load(Ordering::Relaxed) {
+                return false;
+            }
+        }
+    }
+
     /// Waits until there is something to read (or the end) for at most `wait`.
     fn within(&self, wait: Duration) -> bool {
         let mut poll = libc::pollfd {
@@ -223,7 +238,7 @@ fn read_lines(input: &Input, config: &Config, limits: BatchLimits, batches: &mps
     let end = loop {
         if lines.waiting() > 0 {
             let since = *waiting_since.get_or_insert_with(Instant::now);
-            if !input.within(limits.wait.saturating_sub(since.elapsed())) {
+            if !input.ready_within(limits.wait.saturating_sub(since.elapsed())) {
                 waiting_since = None;
                 if let Some(batch) = lines.take()
                     && batches
