@@ -244,16 +244,33 @@ async fn stdin_takes_odd_lines_as_they_are() {
 }
 
 #[tokio::test]
-async fn stdin_gives_what_was_before_a_line_that_is_too_long_and_ends_with_its_place() {
-    let mut source = stdin_of(json!({"line_max": 8}), b"one\ntwo\n123456789\nthree\n");
-    let mut checkpoint = Checkpoint::default();
-    let (records, failed) = read_until(&mut source, 10, &mut checkpoint).await;
-    assert_eq!(records, ["one", "two"]);
-    let message = failed.expect("an error").to_string();
-    assert!(
-        message.starts_with("stdin at 8: a line of more than 8 bytes"),
-        "{message}"
-    );
+async fn what_was_before_a_line_that_is_too_long_is_given_and_the_end_names_its_place() {
+    let input = b"one\n\ntwo\n123456789\nthree\n";
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), input).unwrap();
+    let file = plan("file", json!({"path": "in", "line_max": 8}), folder.path());
+    let file = open(&*file, folder.path()).await;
+    let stdin = stdin_of(json!({"line_max": 8}), input);
+    for (name, mut source) in [("in", file), ("stdin", stdin)] {
+        let mut checkpoint = Checkpoint::default();
+        let (records, failed) = read_until(&mut source, 10, &mut checkpoint).await;
+        assert_eq!(records, ["one", "two"], "{name}");
+        let message = failed.expect("an error").to_string();
+        let expected = format!("{name} at 9: a line of more than 8 bytes");
+        assert!(message.starts_with(&expected), "{message}");
+        assert_eq!(source.reader.oddities().empty_lines, 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_followed_file_that_is_closed_has_counted_its_empty_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in"), b"a\n\n\nb\n").unwrap();
+    let plan = plan("file", json!({"path": "in", "follow": true}), folder.path());
+    let mut source = open(&*plan, folder.path()).await;
+    assert_eq!(read(&mut source, 2).await.0, ["a", "b"]);
+    source.reader.close();
+    assert_eq!(source.reader.oddities().empty_lines, 2);
 }
 
 #[tokio::test]

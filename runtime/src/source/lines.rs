@@ -68,7 +68,10 @@ impl Lines {
     fn add(&mut self, bytes: &[u8]) -> Result<(), SourceError> {
         let line_start = self.column.start(self.column.len());
         let line_bytes = self.column.bytes.len() - line_start + bytes.len();
-        if line_bytes > self.line_max {
+        // A carriage return at the end may belong to the newline that follows.
+        let last = bytes.last().or(self.column.bytes.last());
+        let carriage_return = usize::from(line_bytes > 0 && last == Some(&b'\r'));
+        if line_bytes - carriage_return > self.line_max {
             let position = self.offset - (self.column.bytes.len() - line_start) as u64;
             return Err(SourceError::input(
                 &self.partition,
@@ -216,6 +219,21 @@ mod tests {
             at = batch.end();
         }
         assert_eq!(at, 8);
+    }
+
+    /// Where the newline is two bytes, the first of them is none of the line's.
+    #[test]
+    fn a_carriage_return_does_not_make_a_line_too_long() {
+        for input in ["12345678\r\n", "12345678\r", "12345678"] {
+            let mut lines = lines(10, 8);
+            for byte in input.as_bytes().chunks(1) {
+                assert!(lines.feed(&mut &*byte, 10).unwrap().is_none());
+            }
+            assert_eq!(texts(&lines.finish().unwrap()), ["12345678"]);
+        }
+        for input in ["12345678\rx\n", "123456789\r\n"] {
+            assert!(lines(10, 8).feed(&mut input.as_bytes(), 10).is_err());
+        }
     }
 
     #[test]

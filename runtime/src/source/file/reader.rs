@@ -290,8 +290,12 @@ impl FileReader {
                 continue;
             };
             let mut rest = &self.block[self.block_at.clone()];
-            let batch = current.lines.feed(&mut rest, allowed)?;
+            let fed = current.lines.feed(&mut rest, allowed);
             self.block_at.start = self.block_at.end - rest.len();
+            let batch = fed.unwrap_or_else(|error| {
+                self.failed = Some(error);
+                self.lines_so_far()
+            });
             if let Some(batch) = batch {
                 return Ok(Some(self.paced(batch)));
             }
@@ -369,6 +373,7 @@ impl Reader for FileReader {
 
     fn close(&mut self) {
         // What is unread, or read and not given out, is read again by the next run.
+        self.oddities = self.oddities();
         self.current = None;
         self.left.clear();
         self.rounds_left = Some(0);
