@@ -64,6 +64,20 @@ impl Column {
             .push(u32::try_from(self.bytes.len()).expect("a batch is bounded below 4 GiB"));
     }
 
+    /// Takes the values from `at` on off the end.
+    pub fn split_off(&mut self, at: usize) -> Self {
+        if self.is_empty() {
+            return Self::default();
+        }
+        let start = self.start(at);
+        let mut ends = self.ends.split_off(at);
+        ends.iter_mut().for_each(|end| *end -= start as u32);
+        Self {
+            bytes: self.bytes.split_off(start),
+            ends,
+        }
+    }
+
     /// The values in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         (0..self.len()).map(|index| self.get(index))
@@ -117,6 +131,16 @@ impl Records {
         (!self.keys.is_empty()).then(|| self.keys.get(index))
     }
 
+    /// Takes the records from `at` on off the end.
+    fn split_off(&mut self, at: usize) -> Self {
+        Self {
+            payloads: Arc::new(Arc::make_mut(&mut self.payloads).split_off(at)),
+            keys: self.keys.split_off(at),
+            timestamps: self.timestamps.split_off(at.min(self.timestamps.len())),
+            attributes: self.attributes.split_off(at),
+        }
+    }
+
     /// The timestamp of record `index` in microseconds since the Unix epoch, if there is one.
     pub fn timestamp(&self, index: usize) -> Option<i64> {
         self.timestamps.get(index).copied()
@@ -168,6 +192,17 @@ impl Batch {
             self.positions[index - 1]
         }
     }
+
+    /// Takes the records from `at` on off the end, as a batch that begins where this one ends.
+    pub fn split_off(&mut self, at: usize) -> Self {
+        Self {
+            number: self.number,
+            partition: self.partition.clone(),
+            start: self.position_of(at),
+            positions: self.positions.split_off(at),
+            records: self.records.split_off(at),
+        }
+    }
 }
 
 /// What the plugin chain made of a batch.
@@ -212,6 +247,14 @@ impl Outputs {
             false => Some(self.keys.get(index)),
         };
         key.filter(|key| !key.is_empty())
+    }
+
+    /// Keeps the outputs of the inputs below `input`.
+    pub fn truncate(&mut self, input: u32) {
+        let kept = self.sources.partition_point(|source| *source < input);
+        self.sources.truncate(kept);
+        let _ = Arc::make_mut(&mut self.payloads).split_off(kept);
+        let _ = self.keys.split_off(kept);
     }
 
     /// Removes every output of the inputs in `withdrawn` (ascending, unique).

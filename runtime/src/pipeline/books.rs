@@ -86,26 +86,37 @@ impl Books {
         }
     }
 
-    /// Takes the next batch in order: settles its failures and frames its outputs.
-    pub(super) async fn accept(&mut self, done: Done, now: Duration) -> Result<(), RunError> {
-        if let Err(error) = self.verdict(&done) {
-            self.refused.push(done.batch); // and not its permit: the reader must come to its end
-            return Err(error);
-        }
+    /// Takes the next batch in order: settles its failures and frames its outputs. Where a record of it
+    /// ends the run, so that the next run begins at that record, what comes before it is taken.
+    pub(super) async fn accept(&mut self, mut done: Done, now: Duration) -> Result<(), RunError> {
+        let Some((input, error)) = self.verdict(&done) else {
+            return self.take_in(done, now).await;
+        };
+        let refused = done.split_off(input);
+        self.refused.push(refused);
+        self.take_in(done, now).await?;
+        Err(error)
+    }
+
+    /// Settles the failures of a batch and frames its outputs.
+    async fn take_in(&mut self, done: Done, now: Duration) -> Result<(), RunError> {
         if let Err(error) = self.fail_over(&done).await {
-            self.refused.push(done.batch);
+            self.refused.push(done.batch); // and not its permit: the reader must come to its end
             return Err(error);
         }
         let Done {
             batch,
             outputs,
             failures,
-            passed,
+            mut passed,
             _permit,
         } = done;
         let inputs = batch.records.len() as u64;
         let emitting = distinct(&outputs.sources);
-        self.account.passed += u64::from(passed);
+        passed.sort_unstable_by_key(|passed| passed.input);
+        passed.dedup_by_key(|passed| passed.input);
+        passed.retain(|passed| outputs.sources.binary_search(&passed.input).is_ok());
+        self.account.passed += passed.len() as u64;
         self.account.filtered += inputs - emitting - failures.len() as u64;
         self.accepted += inputs;
         let first = self.framer.next();
@@ -122,35 +133,37 @@ impl Books {
         Ok(())
     }
 
-    /// Whether the run may go on after the failures of a batch.
-    fn verdict(&mut self, done: &Done) -> Result<(), RunError> {
-        if done.failures.is_empty() && self.windows.iter().all(Option::is_none) {
-            return Ok(());
+    /// The first input of a batch that ends the run, if one does.
+    fn verdict(&mut self, done: &Done) -> Option<(u32, RunError)> {
+        let all = done.failures.iter().chain(&done.passed);
+        if all.clone().next().is_none() && self.windows.iter().all(Option::is_none) {
+            return None;
         }
         let records = done.batch.records.len() as u64;
+        let mut ends: Vec<(u32, RunError)> = Vec::new();
         for (stage, window) in self.windows.iter_mut().enumerate() {
             let Some(window) = window else { continue };
             let of_stage = |failed: &&Failed| failed.at == FailedAt::Plugin(stage);
-            let failed = done.failures.iter().filter(of_stage);
-            let reason = failed
-                .clone()
-                .next_back()
-                .map(|failed| failed.reason.clone());
-            if window.exceeded(records, failed.map(|failed| failed.input)) {
+            let mut failed: Vec<&Failed> = all.clone().filter(of_stage).collect();
+            failed.sort_unstable_by_key(|failed| failed.input);
+            let inputs = failed.iter().map(|failed| failed.input);
+            if let Some(input) = window.exceeded(records, inputs) {
+                let reason = failed.iter().find(|failed| failed.input == input);
                 let tolerance = window.tolerance();
-                return Err(RunError::Intolerable {
+                let error = RunError::Intolerable {
                     plugin: self.chain.plugins[stage].name.clone(),
                     failures_max: tolerance.failures_max,
                     window: tolerance.window,
-                    reason: reason.unwrap_or_default(),
-                });
+                    reason: reason.map_or_else(String::new, |failed| failed.reason.clone()),
+                };
+                ends.push((input, error));
             }
         }
         let stopping = |failed: &&Failed| self.policy(failed.at) == OnError::Stop;
-        match done.failures.iter().find(stopping) {
-            None => Ok(()),
-            Some(failed) => Err(self.rejected(&done.batch, failed)),
+        if let Some(failed) = done.failures.iter().find(stopping) {
+            ends.push((failed.input, self.rejected(&done.batch, failed)));
         }
+        ends.into_iter().min_by_key(|(input, _)| *input)
     }
 
     /// What a failure at `at` costs. What cannot be framed goes to the failover where there is one.
@@ -178,7 +191,15 @@ impl Books {
         RunError::Rejected {
             record,
             reason: failed.reason.clone(),
-            help: "add a `failover`, or say `on_error: drop` or `pass`, to go on past such records",
+            help: match (failed.at, &self.failover) {
+                (FailedAt::Framing, _) => "add a `failover` to go on past such records",
+                (FailedAt::Plugin(_), Some(_)) => {
+                    "say `on_error: failover`, `drop` or `pass` to go on past such records"
+                }
+                (FailedAt::Plugin(_), None) => {
+                    "add a `failover`, or say `on_error: drop` or `pass`, to go on past such records"
+                }
+            },
         }
     }
 

@@ -21,6 +21,7 @@ use super::error::RunError;
 use super::workers::{Done, Job, Pool, QUEUE_BATCHES, Reorder};
 use crate::driver::BoxFuture;
 use crate::journal::{Journal, JournalError, Position};
+use crate::record::Batch;
 use crate::sink::{Delivered, Delivery, Poisoned, SinkError, Stop};
 use crate::source::{Oddities, Reader, SourceError};
 
@@ -42,8 +43,36 @@ pub struct Ended {
     pub error: Option<RunError>,
 }
 
-/// What the reading task leaves behind.
-type ReadEnd = Result<Oddities, SourceError>;
+/// How the reading task ends.
+type ReadEnd = Result<(), SourceError>;
+
+/// What was read until now, whatever becomes of the task that reads.
+#[derive(Default)]
+struct Seen {
+    records: AtomicU64,
+    empty_lines: AtomicU64,
+}
+
+impl Seen {
+    fn note(&self, read: &Result<Option<Batch>, SourceError>, oddities: Oddities) {
+        if let Ok(Some(batch)) = read {
+            let records = batch.records.len() as u64;
+            self.records.fetch_add(records, Ordering::Relaxed);
+        }
+        let Oddities { empty_lines } = oddities;
+        self.empty_lines.store(empty_lines, Ordering::Relaxed);
+    }
+
+    fn records(&self) -> u64 {
+        self.records.load(Ordering::Relaxed)
+    }
+
+    fn oddities(&self) -> Oddities {
+        Oddities {
+            empty_lines: self.empty_lines.load(Ordering::Relaxed),
+        }
+    }
+}
 
 impl Pipeline {
     /// Runs until the source ends and all is confirmed, a signal stops it, or something fails.
@@ -55,14 +84,14 @@ impl Pipeline {
             stop,
             ..
         } = self;
-        let read = Arc::new(AtomicU64::new(0));
+        let seen = Arc::<Seen>::default();
         let in_flight = QUEUE_BATCHES * 2 + service.scaling.max;
         let reading = tokio::spawn(read_batches(
             source.reader,
             jobs,
             Arc::new(Semaphore::new(in_flight)),
             stop.clone(),
-            Arc::clone(&read),
+            Arc::clone(&seen),
         ));
         let keep = !self.replayable && self.delivery == Delivery::Confirmed;
         let kept = keep.then(|| self.journal.pin(Position::default()));
@@ -83,7 +112,6 @@ impl Pipeline {
             started: Instant::now(),
             sink: tokio::spawn(self.sink.run()),
             reading: Some(reading),
-            oddities: Oddities::default(),
             stop,
             drain_timeout: service.shutdown_timeout,
             pool: self.pool,
@@ -92,7 +120,7 @@ impl Pipeline {
             poisoned: self.poisoned,
             error: None,
         };
-        run.finish(self.replayable, &read).await
+        run.finish(self.replayable, &seen).await
     }
 }
 
@@ -102,7 +130,7 @@ async fn read_batches(
     jobs: async_channel::Sender<Job>,
     in_flight: Arc<Semaphore>,
     stop: Stop,
-    read: Arc<AtomicU64>,
+    seen: Arc<Seen>,
 ) -> ReadEnd {
     let mut number = 0;
     let mut closing = false;
@@ -118,17 +146,17 @@ async fn read_batches(
                 closing = true;
                 continue;
             }
-            next = reader.next() => next?,
+            next = reader.next() => next,
         };
-        let Some(mut batch) = next else { break };
+        seen.note(&next, reader.oddities());
+        let Some(mut batch) = next? else { break };
         batch.number = number;
         number += 1;
-        read.fetch_add(batch.records.len() as u64, Ordering::Relaxed);
         if jobs.send(Job { batch, permit }).await.is_err() {
             break; // the loop is gone; what was read is unconfirmed
         }
     }
-    Ok(reader.oddities())
+    Ok(())
 }
 
 /// Whether batches still come.
@@ -149,7 +177,6 @@ struct Run<'a> {
     started: Instant,
     sink: JoinHandle<Result<Delivered, SinkError>>,
     reading: Option<JoinHandle<ReadEnd>>,
-    oddities: Oddities,
     stop: Stop,
     drain_timeout: Duration,
     pool: Pool,
@@ -160,7 +187,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn finish(mut self, replayable: bool, read: &AtomicU64) -> Ended {
+    async fn finish(mut self, replayable: bool, seen: &Seen) -> Ended {
         let delivered = self.carry().await;
         let confirmed = *self.confirmed.borrow();
         self.note(|books| books.confirm(confirmed));
@@ -178,8 +205,8 @@ impl Run<'_> {
         if let Err(error) = self.books.commit().await {
             self.fail(error);
         }
-        let mut account = self.books.close(read.load(Ordering::Relaxed));
-        account.close(delivered, self.oddities);
+        let mut account = self.books.close(seen.records());
+        account.close(delivered, seen.oddities());
         if !replayable && account.unconfirmed > 0 {
             tracing::warn!(
                 records = account.unconfirmed,
@@ -198,7 +225,7 @@ impl Run<'_> {
             return;
         };
         match reading.await {
-            Ok(Ok(oddities)) => self.oddities = oddities,
+            Ok(Ok(())) => {}
             Ok(Err(error)) => self.fail(error.into()),
             Err(_aborted) => {}
         }

@@ -24,10 +24,14 @@ impl Window {
         }
     }
 
-    /// Takes a batch of `records` records with the indices of those that failed, ascending. Tells
-    /// whether there were more failures than tolerated at any of them.
-    pub(super) fn exceeded(&mut self, records: u64, failed: impl Iterator<Item = u32>) -> bool {
-        let mut exceeded = false;
+    /// Takes a batch of `records` records with the indices of those that failed, ascending. Tells the
+    /// first of them at which there were more failures than tolerated.
+    pub(super) fn exceeded(
+        &mut self,
+        records: u64,
+        failed: impl Iterator<Item = u32>,
+    ) -> Option<u32> {
+        let mut exceeded = None;
         for index in failed {
             let number = self.records + u64::from(index);
             let oldest = (number + 1).saturating_sub(u64::from(self.tolerance.window));
@@ -39,7 +43,9 @@ impl Window {
             {
                 self.failures.pop_front();
             }
-            exceeded |= self.failures.len() > self.tolerance.failures_max as usize;
+            if self.failures.len() > self.tolerance.failures_max as usize {
+                exceeded.get_or_insert(index);
+            }
         }
         self.records += records;
         exceeded
@@ -64,19 +70,21 @@ mod tests {
     #[test]
     fn counts_across_batches_and_forgets_what_left_the_window() {
         let mut strict = window(2, 10);
-        assert!(!strict.exceeded(5, [0, 4].into_iter()));
-        assert!(
-            !strict.exceeded(6, [5].into_iter()),
+        assert_eq!(strict.exceeded(5, [0, 4].into_iter()), None);
+        assert_eq!(
+            strict.exceeded(6, [5].into_iter()),
+            None,
             "record 0 left the window at record 10"
         );
-        assert!(
-            strict.exceeded(1, [0].into_iter()),
+        assert_eq!(
+            strict.exceeded(3, [0, 2].into_iter()),
+            Some(0),
             "4, 10 and 11 are within ten records"
         );
     }
 
     #[test]
     fn none_tolerated_means_the_first_one_ends_it() {
-        assert!(window(0, 1).exceeded(100, [50].into_iter()));
+        assert_eq!(window(0, 1).exceeded(100, [50, 60].into_iter()), Some(50));
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::config::plan::Scaling;
-use crate::plugin::{Chain, ChainPlan, PluginError};
+use crate::plugin::{Chain, ChainPlan, Failure, PluginError};
 use crate::record::{Batch, Outputs};
 use crate::sink::framing::Framing;
 
@@ -33,7 +33,8 @@ pub(super) struct Done {
     pub(super) outputs: Outputs,
     /// Inputs that failed, ascending and unique; their outputs are withdrawn.
     pub(super) failures: Vec<Failed>,
-    pub(super) passed: u32,
+    /// Inputs that a plugin failed on and `on_error: pass` let go on.
+    pub(super) passed: Vec<Failed>,
     /// Held until the batch is appended: it bounds the reorder buffer (I4).
     pub(super) _permit: OwnedSemaphorePermit,
 }
@@ -43,6 +44,26 @@ pub(super) struct Failed {
     pub(super) input: u32,
     pub(super) at: FailedAt,
     pub(super) reason: String,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self {
+            input: failure.input,
+            at: FailedAt::Plugin(failure.stage),
+            reason: failure.reason,
+        }
+    }
+}
+
+impl Done {
+    /// Takes the inputs from `input` on off the end, as they were read.
+    pub(super) fn split_off(&mut self, input: u32) -> Batch {
+        self.outputs.truncate(input);
+        self.failures.retain(|failed| failed.input < input);
+        self.passed.retain(|passed| passed.input < input);
+        self.batch.split_off(input as usize)
+    }
 }
 
 /// Where an input failed.
@@ -219,15 +240,8 @@ impl Worker {
             return broken(batch, permit);
         };
         let mut outputs = transformed.outputs;
-        let mut failures: Vec<Failed> = transformed
-            .failures
-            .into_iter()
-            .map(|failure| Failed {
-                input: failure.input,
-                at: FailedAt::Plugin(failure.stage),
-                reason: failure.reason,
-            })
-            .collect();
+        let mut failures: Vec<Failed> = transformed.failures.into_iter().map(Into::into).collect();
+        let passed = transformed.passed.into_iter().map(Into::into).collect();
         let unframeable = self.framing.check(&batch, &outputs);
         if !unframeable.is_empty() {
             for found in unframeable {
@@ -251,7 +265,7 @@ impl Worker {
             batch,
             outputs,
             failures,
-            passed: transformed.passed,
+            passed,
             _permit: permit,
         }
     }
@@ -268,7 +282,7 @@ fn broken(batch: Batch, permit: OwnedSemaphorePermit) -> Done {
     Done {
         failures: (0..batch.records.len() as u32).map(failed).collect(),
         outputs: Outputs::default(),
-        passed: 0,
+        passed: Vec::new(),
         batch,
         _permit: permit,
     }

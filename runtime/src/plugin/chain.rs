@@ -87,7 +87,7 @@ impl Chain {
             if formatted.failed.is_empty() {
                 flow = flow.next(formatted);
             } else if stage.plan().on_error == OnError::Pass {
-                transformed.passed += formatted.failed.len() as u32;
+                flow.note(&formatted.failed, index, &mut transformed.passed);
                 let formatted = flow.pass(formatted);
                 flow = flow.next(formatted);
             } else {
@@ -196,26 +196,7 @@ impl<'b> Flow<'b> {
     /// The records after a stage where some failed: every output of their inputs is withdrawn.
     fn fail(self, mut formatted: Formatted, stage: usize, failures: &mut Vec<Failure>) -> Self {
         let failed = std::mem::take(&mut formatted.failed);
-        let mut withdrawn: Vec<u32> = Vec::with_capacity(failed.len());
-        for Failed {
-            index,
-            reason,
-            fault,
-        } in failed
-        {
-            // An input with several outputs fails once, with its first reason.
-            let input = self.source(index);
-            if withdrawn.last() == Some(&input) {
-                continue;
-            }
-            withdrawn.push(input);
-            failures.push(Failure {
-                input,
-                stage,
-                reason,
-                fault,
-            });
-        }
+        let withdrawn = self.note(&failed, stage, failures);
         let records = self.records;
         let mut outputs = self.next(formatted).into_outputs();
         outputs.withdraw(&withdrawn);
@@ -225,6 +206,26 @@ impl<'b> Flow<'b> {
             keys: outputs.keys,
             sources: Some(outputs.sources),
         }
+    }
+
+    /// Adds what failed at a stage to `failures`, by the inputs that it came from, and returns those.
+    fn note(&self, failed: &[Failed], stage: usize, failures: &mut Vec<Failure>) -> Vec<u32> {
+        let mut inputs: Vec<u32> = Vec::with_capacity(failed.len());
+        for failed in failed {
+            // An input with several outputs fails once, with its first reason.
+            let input = self.source(failed.index);
+            if inputs.last() == Some(&input) {
+                continue;
+            }
+            inputs.push(input);
+            failures.push(Failure {
+                input,
+                stage,
+                reason: failed.reason.clone(),
+                fault: failed.fault,
+            });
+        }
+        inputs
     }
 
     /// What a stage made, with the records that it failed on as they were, in their places.

@@ -123,8 +123,9 @@ pub struct Transformed {
     pub outputs: Outputs,
     /// Failed inputs, ascending and unique. Those of `on_error: pass` are not among them.
     pub failures: Vec<Failure>,
-    /// Inputs that a stage failed on and that went on unchanged (`on_error: pass`).
-    pub passed: u32,
+    /// Inputs that a stage failed on and that went on unchanged (`on_error: pass`), stage by stage. An
+    /// input may have failed at a later stage all the same.
+    pub passed: Vec<Failure>,
 }
 
 /// The optional columns that a plugin reads; only these are carried across to it.

@@ -78,7 +78,9 @@ fn a_passed_record_goes_on_as_it_was_before_this_plugin() {
         );
         let keys: Vec<_> = transformed.outputs.keys.iter().collect();
         assert_eq!(keys, [&b"k0"[..], b"k1", b"own", b"k2", b"k3"], "{does}");
-        assert_eq!(transformed.passed, 3);
+        let passed = transformed.passed.iter();
+        let passed: Vec<_> = passed.map(|passed| (passed.input, passed.stage)).collect();
+        assert_eq!(passed, [(1, 1), (2, 1)], "each input once");
         assert_eq!(failures(&transformed), [""; 0]);
     }
 }
