@@ -156,7 +156,8 @@ pub(super) struct Journal {
     /// Most bytes kept; full means back-pressure while the sink's cursor holds them.
     #[serde(default = "journal_bytes")]
     pub(super) bytes: ByteSize,
-    /// Oldest record kept for readers that lag; bounded by bytes alone if unset.
+    /// Oldest record kept for readers that lag, looked at with each append; bounded by bytes alone if
+    /// unset.
     #[serde(default)]
     pub(super) age: Option<Span>,
 }

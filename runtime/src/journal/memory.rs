@@ -311,6 +311,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_too_old_goes_with_the_next_append_unless_it_is_pinned() {
+        let journal = Memory::new(Retention {
+            bytes_max: 1 << 20,
+            age_max: Some(Duration::ZERO),
+            history: true,
+        });
+        let mut pin = journal.pin(Position(0));
+        for _ in 0..3 {
+            journal.append(chunk(10), Vec::new()).await.unwrap();
+        }
+        assert_eq!(journal.marks().borrow().tail, Position(0), "pinned");
+        pin.advance(Position(20));
+        assert_eq!(journal.marks().borrow().tail, Position(20));
+        drop(pin);
+        assert_eq!(journal.marks().borrow().tail, Position(30));
+    }
+
+    #[tokio::test]
     async fn a_chunk_larger_than_the_journal_is_refused() {
         let journal = memory(64, true);
         let error = journal.append(chunk(100), Vec::new()).await.unwrap_err();

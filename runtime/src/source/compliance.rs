@@ -157,6 +157,40 @@ async fn files_of_a_glob_are_read_in_order_of_their_names() {
 }
 
 #[tokio::test]
+async fn brackets_in_the_name_of_a_folder_or_of_a_file_that_is_there_are_no_glob() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("of [1] and *");
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["x[1.ndjson", "y[ab].ndjson", "ya.ndjson"] {
+        std::fs::write(folder.join(name), format!("{name}\n")).unwrap();
+    }
+    for (path, expected) in [
+        ("x[1.ndjson", &["x[1.ndjson"][..]),
+        ("y[ab].ndjson", &["y[ab].ndjson"]),
+        ("y?.ndjson", &["ya.ndjson"]),
+        ("y*", &["y[ab].ndjson", "ya.ndjson"]),
+    ] {
+        let plan = plan("file", json!({"path": path, "resume": false}), &folder);
+        let mut source = open(&*plan, &folder).await;
+        assert_eq!(read(&mut source, 10).await.0, expected, "{path}");
+        assert!(plan.reads(&folder.join(expected[0])), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_given_out_at_its_rate() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("in"), &rows(0, 100));
+    let plan = plan("file", json!({"path": "in", "rate": 500}), folder.path());
+    let mut source = open(&*plan, folder.path()).await;
+    let started = std::time::Instant::now();
+    assert_eq!(read(&mut source, 100).await.0, rows(0, 100));
+    // The first comes at once; how much longer it may take hangs on the machine.
+    let least = Duration::from_millis(2) * 99;
+    assert!(started.elapsed() >= least, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
 async fn packed_files_are_unpacked() {
     let folder = tempfile::tempdir().unwrap();
     let plain = rows(0, 60).join("\n");
@@ -330,6 +364,61 @@ async fn the_playground_gives_its_history_at_once_and_the_chosen_columns() {
     let last: Value = serde_json::from_str(&records[1000]).unwrap();
     assert_eq!(last["record_id"], 1001);
     assert_eq!(last.as_object().unwrap().len(), 2);
+}
+
+/// Reads so many records of the playground, as JSON objects.
+async fn playground(config: Value, records: usize) -> Vec<Value> {
+    let plan = plan("playground", config, Path::new("."));
+    let mut source = open(&*plan, Path::new("/nonexistent")).await;
+    let (records, _) = read(&mut source, records).await;
+    let parse = |record: &String| serde_json::from_str(record).unwrap();
+    records.iter().map(parse).collect()
+}
+
+#[tokio::test]
+async fn the_playground_has_the_fields_of_its_data_and_the_same_for_the_same_seed() {
+    for (data_type, fields) in [
+        (
+            "market",
+            &["company", "currency", "record_id", "valuation"][..],
+        ),
+        ("user", &["age", "date", "email", "id", "name", "username"]),
+    ] {
+        let config = |seed: u64| json!({"data_type": data_type, "seed": seed, "historical_batch": true, "limit": 20});
+        let records = playground(config(1), 20).await;
+        for record in &records {
+            let names: Vec<&String> = record.as_object().unwrap().keys().collect();
+            let mut names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+            names.sort_unstable();
+            assert_eq!(names, fields);
+        }
+        assert_eq!(records, playground(config(1), 20).await);
+        assert_ne!(records, playground(config(2), 20).await);
+    }
+}
+
+#[tokio::test]
+async fn the_playground_gives_a_record_an_interval() {
+    let started = std::time::Instant::now();
+    let config = json!({"data_type": "market", "publish_interval": 0.02, "limit": 6});
+    assert_eq!(playground(config, 10).await.len(), 6);
+    // The first comes at once.
+    let least = Duration::from_millis(20) * 5;
+    assert!(started.elapsed() >= least, "{:?}", started.elapsed());
+}
+
+#[test]
+fn the_playground_names_a_column_that_is_asked_for_twice() {
+    let component = json!({"stream_schema": [{"columns": [{"name": "id"}, {"name": "id"}]}]});
+    let facts = Facts {
+        component,
+        ..Facts::default()
+    };
+    let driver = DRIVERS.iter().find(|entry| entry.name == "playground");
+    let check = driver.expect("it is in the table").check;
+    let problems = check(json!({"data_type": "user"}), &facts).unwrap_err();
+    assert_eq!(problems[0].pointer, "../stream_schema/0/columns/1");
+    assert!(problems[0].message.contains("there already"));
 }
 
 #[test]

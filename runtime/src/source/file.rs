@@ -46,7 +46,7 @@ pub static DRIVER: Driver<Box<dyn SourcePlan>> = Driver {
 #[serde(deny_unknown_fields)]
 struct Config {
     /// A path or a glob, relative to the pipeline file. Files are read in the order of their names;
-    /// `.gz` and `.zst` are unpacked.
+    /// `.gz` and `.zst` are unpacked. A file of exactly this name is that file, whatever is in its name.
     path: String,
     /// Most records a second; unset: as fast as they go out.
     #[serde(default)]
@@ -55,8 +55,10 @@ struct Config {
     /// Start again at the end: `true` for ever, or how many times the input is read in all.
     #[serde(default)]
     repeat: Repeat,
-    /// At the end of the last file wait for more, as `tail -F` does: a file that is not there yet is waited for, one that takes its name is read
-    /// once the old one is at its end, a file that was cut is read from its beginning.
+    /// At the end of the last file wait for more, as `tail -F` does: a file that is not there yet is
+    /// waited for, one that takes its name is read once the old one is at its end, a file that was cut
+    /// is read from its beginning. Of a glob, the files that are there at the start are read, and the
+    /// last of them by name is followed.
     #[serde(default)]
     follow: bool,
     /// Go on where the last run had everything confirmed. The default is `true`, and `false` with
@@ -102,7 +104,9 @@ fn line_max() -> ByteSize {
 #[derive(Clone, Debug)]
 struct Plan {
     config: Config,
-    pattern: PathBuf,
+    path: PathBuf,
+    /// The path as a glob, if it is one; of the folder's own name nothing is meant as a glob.
+    pattern: Option<Pattern>,
     folder: PathBuf,
     resume: bool,
 }
@@ -111,9 +115,6 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
     let config: Config = driver::read(config)?;
     let repeats = config.repeat.times() != Some(1);
     let mut problems = Vec::new();
-    if let Err(error) = Pattern::new(&config.path) {
-        problems.push(Problem::error("/path", format!("not a glob: {error}")));
-    }
     if repeats && config.follow {
         problems.push(
             Problem::error("/repeat", "`repeat` and `follow` exclude each other")
@@ -130,31 +131,38 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
         return Err(problems);
     }
     Ok(Box::new(Plan {
-        pattern: facts.path(&config.path),
+        path: facts.path(&config.path),
+        pattern: pattern(&facts.folder, &config.path),
         folder: facts.folder.clone(),
         resume: config.resume.unwrap_or(!repeats),
         config,
     }))
 }
 
+/// A path as a glob; `None` where it cannot be one.
+fn pattern(folder: &Path, path: &str) -> Option<Pattern> {
+    let folder = match Path::new(path).is_absolute() || folder.as_os_str().is_empty() {
+        true => String::new(),
+        false => Pattern::escape(&folder.to_string_lossy()) + "/",
+    };
+    Pattern::new(&(folder + path)).ok()
+}
+
 impl Plan {
-    /// The files that the pattern names now, in order.
+    /// The files that the path names now, in order.
     fn files(&self) -> Result<Vec<PathBuf>, SourceError> {
-        let pattern = self.pattern.to_string_lossy();
-        let files: Vec<PathBuf> = if self.pattern.exists() {
-            vec![self.pattern.clone()]
-        } else {
-            let found = glob::glob(&pattern).map_err(|error| {
-                SourceError::io(format!("listing {pattern}"), io::Error::other(error))
-            })?;
-            found
+        let name = || self.path.display().to_string();
+        let files: Vec<PathBuf> = match &self.pattern {
+            Some(pattern) if !self.path.exists() => glob::glob(pattern.as_str())
+                .map_err(|error| SourceError::io(name(), io::Error::other(error)))?
                 .filter_map(Result::ok)
                 .filter(|path| path.is_file())
-                .collect()
+                .collect(),
+            _ => vec![self.path.clone()],
         };
         if files.is_empty() {
             let error = io::Error::new(io::ErrorKind::NotFound, "no such file");
-            return Err(SourceError::io(pattern, error));
+            return Err(SourceError::io(name(), error));
         }
         Ok(files)
     }
@@ -199,14 +207,17 @@ impl SourcePlan for Plan {
     }
 
     fn reads(&self, path: &Path) -> bool {
-        let (pattern, path) = (files::plain(&self.pattern), files::plain(path));
+        let (own, path) = (files::plain(&self.path), files::plain(path));
         let options = MatchOptions {
             require_literal_separator: true,
             ..MatchOptions::default()
         };
-        pattern == path
-            || Pattern::new(&pattern.to_string_lossy())
+        let matches = |pattern: &Pattern| {
+            let pattern = files::plain(Path::new(pattern.as_str()));
+            Pattern::new(&pattern.to_string_lossy())
                 .is_ok_and(|pattern| pattern.matches_path_with(&path, options))
+        };
+        own == path || self.pattern.as_ref().is_some_and(matches)
     }
 
     fn open(&self, context: SourceContext) -> BoxFuture<'_, Result<Source, SourceError>> {
@@ -220,6 +231,13 @@ impl SourcePlan for Plan {
                 }
                 files => files?,
             };
+            if self.config.follow && files.len() > 1 {
+                tracing::warn!(
+                    files = files.len(),
+                    "only the last of these files is followed: {}",
+                    files[files.len() - 1].display()
+                );
+            }
             let mut start = Checkpoint::default();
             let mut left = VecDeque::new();
             let mut trail = None;

@@ -101,8 +101,13 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
                 .get("name")
                 .and_then(Value::as_str)
                 .unwrap_or_default();
-            if !known.contains(&field) {
-                let pointer = format!("../stream_schema/{s}/columns/{c}");
+            let pointer = format!("../stream_schema/{s}/columns/{c}");
+            if fields.iter().any(|other| other == field) {
+                problems.push(Problem::error(
+                    pointer,
+                    format!("the column `{field}` is there already"),
+                ));
+            } else if !known.contains(&field) {
                 problems.push(
                     Problem::error(pointer, format!("the playground has no column `{field}`"))
                         .help(format!("it has: {}", known.join(", "))),

@@ -25,7 +25,7 @@ impl Pace {
     /// Waits until at least one record is due and tells how many are.
     pub async fn wait(&mut self) -> usize {
         loop {
-            let due = (self.since.elapsed().as_secs_f64() * self.rate) as u64 + 1;
+            let due = ((self.since.elapsed().as_secs_f64() * self.rate) as u64).saturating_add(1);
             let allowed = due.saturating_sub(self.released);
             if allowed as f64 > self.rate * Self::CATCH_UP.as_secs_f64() + 1.0 {
                 self.since = Instant::now();
@@ -33,7 +33,7 @@ impl Pace {
                 continue;
             }
             if allowed > 0 {
-                return allowed as usize;
+                return usize::try_from(allowed).unwrap_or(usize::MAX);
             }
             let at = self.since + Duration::from_secs_f64(self.released as f64 / self.rate);
             tokio::time::sleep_until(at.into()).await;
