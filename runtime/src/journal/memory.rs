@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+use super::cursors::Cursors;
 use super::{Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
 use crate::checkpoint::Delta;
 use crate::driver::BoxFuture;
@@ -48,6 +49,7 @@ struct State {
     closed: bool,
     pins: BTreeMap<u64, Position>,
     pins_made: u64,
+    cursors: Cursors,
 }
 
 impl State {
@@ -206,6 +208,14 @@ impl Journal for Memory {
         drop(state);
         let shared = Arc::clone(&self.shared);
         Cursor::new(from, Box::new(move |to| shared.move_pin(id, to)))
+    }
+
+    fn remembered(&self, name: &str) -> Option<Position> {
+        self.shared.state().cursors.get(name)
+    }
+
+    fn remember(&self, name: &str, at: Position) {
+        self.shared.state().cursors.set(name, at);
     }
 
     fn close(&self) {

@@ -17,6 +17,7 @@ use crate::checkpoint::Delta;
 use crate::driver::BoxFuture;
 use crate::record::Column;
 
+pub mod cursors;
 pub mod memory;
 
 /// A place in the journal: how many records were appended before it. Opaque outside this module and
@@ -190,6 +191,16 @@ pub trait Journal: Send + Sync {
 
     /// Keeps everything from `from` on until the pin is moved or dropped.
     fn pin(&self, from: Position) -> Cursor;
+
+    /// The position that was last remembered under `name`, by this run or, where the journal survives,
+    /// by an earlier one. It may be out of retention by now, and after a crash it may be an older one.
+    /// It belongs to this [`epoch`](Self::epoch): what another epoch remembered is forgotten.
+    fn remembered(&self, name: &str) -> Option<Position>;
+
+    /// Remembers a position under a name that the caller has checked; a reader that comes back starts
+    /// there. Cheap: it is written down soon, not now. At most [`cursors::CURSORS_MAX`] names are kept
+    /// (I4), and the one that was unused for longest goes. Holds nothing back: that is a pin's work.
+    fn remember(&self, name: &str, at: Position);
 
     /// No append will come any more: readers that reach the head are at the end.
     fn close(&self);
