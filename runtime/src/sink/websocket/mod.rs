@@ -21,6 +21,7 @@ mod layers;
 mod line;
 mod outbound;
 mod probe;
+pub mod protocol;
 pub mod receiver;
 mod replies;
 mod server;
