@@ -18,6 +18,18 @@ pub struct Metrics {
     pub reconnects: Counter,
     /// Subscribers now connected (server mode).
     pub subscribers: Counter,
+    /// Subscribers that were disconnected because the journal went on without them.
+    pub behind_disconnected: Counter,
+    /// Times that a subscriber skipped to the oldest record kept.
+    pub behind_skipped: Counter,
+    /// Records that subscribers lost in either way, each once for everyone who lost it.
+    pub records_lost: Counter,
+    /// Times that a name held the journal for longer than `on_lag.deadline`.
+    pub holds_expired: Counter,
+    /// Sessions that ended because another took their name.
+    pub names_taken: Counter,
+    /// Subscribers whose control messages were wrong, or did not come.
+    pub wrong_requests: Counter,
 }
 
 /// An atomic number.

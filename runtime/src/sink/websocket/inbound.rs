@@ -14,8 +14,6 @@ use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
 use super::session::PING_BYTES;
 
-/// Largest message that is taken from a subscriber, who has nothing to say.
-const SUBSCRIBER_BYTES_MAX: usize = 16 * 1024;
 /// The library's read buffer, which it allocates for each connection: small where there are thousands.
 const SUBSCRIBER_BUFFER_BYTES: usize = 512;
 const SERVER_BUFFER_BYTES: usize = 16 * 1024;
@@ -63,9 +61,9 @@ impl Write for Buffers {
 }
 
 impl Inbound {
-    /// Of a subscriber.
-    pub(super) fn of_subscriber() -> Self {
-        Self::new(Role::Server, SUBSCRIBER_BYTES_MAX, SUBSCRIBER_BUFFER_BYTES)
+    /// Of a subscriber, whose messages have `message_bytes_max` at most.
+    pub(super) fn of_subscriber(message_bytes_max: usize) -> Self {
+        Self::new(Role::Server, message_bytes_max, SUBSCRIBER_BUFFER_BYTES)
     }
 
     /// Of a server that was dialled, whose messages have `message_bytes_max` at most.
@@ -167,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_ping_in_pieces_is_answered_whole() {
-        let mut inbound = Inbound::of_subscriber();
+        let mut inbound = Inbound::of_subscriber(16 * 1024);
         let ping = frame(0x89, b"hello");
         for byte in &ping[..ping.len() - 1] {
             assert!(hear(&mut inbound, &[*byte]).0.is_empty());
@@ -189,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_close_is_answered_and_ends_the_connection() {
-        let mut inbound = Inbound::of_subscriber();
+        let mut inbound = Inbound::of_subscriber(16 * 1024);
         let (_, end) = hear(&mut inbound, &frame(0x88, &[3, 232]));
         assert!(matches!(end, Some(Error::ConnectionClosed)));
         assert_eq!(inbound.take_outbox(), [0x88, 2, 3, 232]);
@@ -197,7 +195,7 @@ mod tests {
 
     #[test]
     fn our_close_waits_for_the_answer() {
-        let mut inbound = Inbound::of_subscriber();
+        let mut inbound = Inbound::of_subscriber(16 * 1024);
         inbound.close(CloseCode::Library(4008), "behind");
         assert_eq!(inbound.take_outbox(), b"\x88\x08\x0f\xa8behind");
         assert!(hear(&mut inbound, &frame(0x81, b"late")).1.is_none());
@@ -207,7 +205,7 @@ mod tests {
 
     #[test]
     fn i4_messages_are_bounded_and_the_bound_is_told() {
-        let mut inbound = Inbound::of_subscriber();
+        let mut inbound = Inbound::of_subscriber(16 * 1024);
         assert!(hear(&mut inbound, &frame(0x81, b"hello")).1.is_none());
         assert!(inbound.take_outbox().is_empty());
         let huge = [0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -219,7 +217,7 @@ mod tests {
 
     #[test]
     fn i4_a_peer_that_pings_and_never_reads_is_answered_up_to_a_bound() {
-        let mut inbound = Inbound::of_subscriber();
+        let mut inbound = Inbound::of_subscriber(16 * 1024);
         let ping = |inbound: &mut Inbound, payload: &[u8]| {
             assert!(hear(inbound, &frame(0x89, payload)).1.is_none());
         };
@@ -239,7 +237,7 @@ mod tests {
 
     #[test]
     fn what_is_no_frame_is_a_protocol_error() {
-        let mut inbound = Inbound::of_subscriber();
+        let mut inbound = Inbound::of_subscriber(16 * 1024);
         let (_, error) = hear(&mut inbound, b"GET / HTTP/1.1\r\n\r\n");
         inbound.complain(&error.unwrap());
         assert_eq!(inbound.take_outbox()[2..4], [3, 234]);

@@ -2,7 +2,8 @@
 //!
 //! Owns the port: config, bind, the accept loop, the bound on subscribers, the end. Never confirms:
 //! appended is published (I1), and a subscriber holds nothing back. `http` answers requests,
-//! `subscriber` is one connection's loop, `release` decides when new frames go out.
+//! `subscriber` is one connection's loop, `release` decides when new frames go out, `names` who holds
+//! the journal.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -20,12 +21,18 @@ use crate::driver::BoxFuture;
 use crate::sink::framing::Framing;
 use crate::sink::{Delivered, Delivery, ProbeStep, Sink, SinkContext, SinkError, SinkPlan};
 
+mod alone;
 mod config;
+mod gathered;
 mod http;
+mod lag;
+mod names;
 mod release;
+mod socket;
 mod subscriber;
 #[cfg(test)]
 mod tests;
+mod v1;
 
 pub use config::{check, schema};
 
@@ -69,6 +76,7 @@ pub struct Plan {
     origins: Vec<String>,
     subscribers_max: NonZeroU32,
     framing: Framing,
+    lag: lag::LagPlan,
     timing: Timing,
 }
 
@@ -79,7 +87,9 @@ struct Timing {
     flush: Duration,
     /// How long a connection may be silent before it is asked, and then before it counts as dead.
     ping_interval: Duration,
-    /// Longest wait for a request.
+    /// Longest silence towards a subscriber of `wirefall.v1`.
+    heartbeat: Duration,
+    /// Longest wait for a request, and then for `subscribe`.
     handshake_timeout: Duration,
     /// Longest wait for a subscriber that takes nothing.
     write_timeout: Duration,
@@ -96,7 +106,8 @@ impl SinkPlan for Plan {
 
     fn guarantee(&self) -> String {
         "published at least once: a record is settled when the journal has it; each subscriber \
-         sees what comes while it is connected, and is told when it falls behind"
+         sees what comes while it is connected; with wirefall.v1 it goes on where it was, as far as \
+         the journal reaches, and is told what it missed"
             .to_owned()
     }
 
@@ -188,6 +199,7 @@ struct Hub {
     /// One permit a subscriber (I4).
     seats: Arc<Semaphore>,
     released: release::Released,
+    names: names::Names,
     subscribers: TaskTracker,
     draining: AtomicBool,
     page: http::Page,
@@ -198,6 +210,11 @@ impl Hub {
         Self {
             seats: Arc::new(Semaphore::new(plan.subscribers_max.get() as usize)),
             released: release::Released::new(*context.journal.marks().borrow()),
+            names: names::Names::new(
+                &plan.lag,
+                Arc::clone(&context.journal),
+                Arc::clone(&context.metrics),
+            ),
             subscribers: TaskTracker::new(),
             draining: AtomicBool::new(false),
             page: http::Page::new(&context.pipeline, &plan.path),
@@ -247,6 +264,7 @@ impl Sink for Server {
                 () = hub.released.follow(hub.context.journal.marks(), &stop, flush) => {
                     hub.stop_taking_subscribers();
                 }
+                () = hub.names.watch() => (),
                 () = serving => (),
             }
             Ok(Delivered {

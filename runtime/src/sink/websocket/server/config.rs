@@ -10,6 +10,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::lag::OnLag;
 use super::{AtEnd, Plan, Timing};
 use crate::driver::{Facts, Problem, read};
 use crate::sink::SinkPlan;
@@ -36,6 +37,10 @@ pub struct Config {
     /// Most subscribers at a time; further ones are answered 503.
     #[serde(default = "defaults::subscribers_max")]
     subscribers_max: NonZeroU32,
+    /// What becomes of a subscriber that the journal goes on without: `disconnect` (the default), `skip`,
+    /// or names that hold the source back; see docs/publishing.md.
+    #[serde(default)]
+    on_lag: OnLag,
     /// Small frames are coalesced for so long at most; `0` sends each at once.
     #[serde(default = "framing_keys::flush")]
     flush: Span,
@@ -56,7 +61,10 @@ pub struct Config {
     /// Silence after which a subscriber is pinged, and then after which it counts as gone.
     #[serde(default = "defaults::ping_interval")]
     ping_interval: Span,
-    /// Longest wait for a request.
+    /// Silence after which a subscriber of `wirefall.v1` is told that the server lives.
+    #[serde(default = "defaults::heartbeat")]
+    heartbeat: Span,
+    /// Longest wait for a request, and then for the `subscribe` of `wirefall.v1`.
     #[serde(default = "defaults::handshake_timeout")]
     handshake_timeout: Span,
     /// Longest wait for a subscriber that takes nothing.
@@ -73,6 +81,10 @@ mod defaults {
 
     pub(super) fn ping_interval() -> Span {
         Span(Duration::from_secs(20))
+    }
+
+    pub(super) fn heartbeat() -> Span {
+        Span(Duration::from_secs(15))
     }
 
     pub(super) fn handshake_timeout() -> Span {
@@ -111,6 +123,7 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
     }
     for (pointer, span) in [
         ("/ping_interval", config.ping_interval),
+        ("/heartbeat", config.heartbeat),
         ("/handshake_timeout", config.handshake_timeout),
         ("/write_timeout", config.write_timeout),
     ] {
@@ -132,6 +145,7 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
         frame_max: config.frame_max,
     }
     .check(&mut problems);
+    let lag = config.on_lag.check(&mut problems);
     match listen {
         Some(listen) if problems.is_empty() => Ok(Plan {
             listen,
@@ -140,9 +154,11 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
             origins: config.origins,
             subscribers_max: config.subscribers_max,
             framing,
+            lag,
             timing: Timing {
                 flush: config.flush.0,
                 ping_interval: config.ping_interval.0,
+                heartbeat: config.heartbeat.0,
                 handshake_timeout: config.handshake_timeout.0,
                 write_timeout: config.write_timeout.0,
             },

@@ -18,11 +18,10 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Hub, subscriber};
+use super::Hub;
+use super::subscriber::{self, Spoken};
 use crate::sink::websocket::handshake::tokens;
-
-/// The subprotocol of frames without anything else; the same as asking for none.
-const PLAIN: &str = "wirefall.plain";
+use crate::sink::websocket::protocol::{PLAIN, V1};
 
 /// What is answered. Every connection but an upgraded one is for one request: `Connection: close`.
 type Answer = Response<Full<Bytes>>;
@@ -154,11 +153,16 @@ fn subscribe(
     put(&mut answer, header::CONNECTION, "Upgrade");
     put(&mut answer, header::UPGRADE, "websocket");
     put(&mut answer, header::SEC_WEBSOCKET_ACCEPT, &key);
-    if tokens(request.headers(), header::SEC_WEBSOCKET_PROTOCOL).any(|asked| asked == PLAIN) {
-        put(&mut answer, header::SEC_WEBSOCKET_PROTOCOL, PLAIN);
-    }
     // From the newest on, as of the answer: whoever has read it sees all that is published after it.
-    let newest = hub.context.journal.marks().borrow().durable;
+    let mut spoken = Spoken::Plain(hub.context.journal.marks().borrow().durable);
+    if let Some(chosen) = tokens(request.headers(), header::SEC_WEBSOCKET_PROTOCOL)
+        .find(|name| [V1, PLAIN].contains(name))
+    {
+        put(&mut answer, header::SEC_WEBSOCKET_PROTOCOL, chosen);
+        if chosen == V1 {
+            spoken = Spoken::V1;
+        }
+    }
     let upgrade = hyper::upgrade::on(&mut request);
     let upgraded = {
         let hub = Arc::clone(hub);
@@ -169,7 +173,7 @@ fn subscribe(
             {
                 Ok(Ok(parts)) => {
                     let stream = parts.io.into_inner();
-                    subscriber::run(&hub, peer, stream, &parts.read_buf, newest).await;
+                    subscriber::run(&hub, peer, stream, &parts.read_buf, spoken).await;
                 }
                 Ok(Err(_)) => unreachable!("connections are served from TokioIo<TcpStream>"),
                 Err(error) => tracing::debug!(%peer, "upgrade failed: {error}"),

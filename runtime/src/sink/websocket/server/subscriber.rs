@@ -1,42 +1,49 @@
 //! One subscriber: a cursor over the journal and the socket that it feeds.
 //!
-//! Owns the socket, and is its only writer: shared frames from the journal, and between two frames
-//! the control frames that `inbound` made. Never holds a queue: what the kernel does not take stays in
-//! the journal, but for the rest of one frame. The session says what is next. Called by
-//! `http`.
+//! Owns the loop of a connection and its end. What the kernel does not take stays in the journal: there
+//! is no queue. The session says what is next, `v1` what is told beside the records, `socket` writes.
+//! `outgoing` is a turn of writing. Called by `http`.
 
-use std::io::{self, ErrorKind, IoSlice};
+use std::future::pending;
 use std::net::SocketAddr;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
 
+use self::outgoing::Wrote;
+use super::Hub;
 use super::release::Signal;
-use super::{AtEnd, Hub};
-use crate::journal::{Chunk, Marks, Position, Read};
-use crate::sink::websocket::inbound::Inbound;
-use crate::sink::websocket::session::{Order, Piece, Rules, Session, Step};
+use super::socket::Socket;
+use super::v1::{Said, V1};
+use crate::journal::Position;
+use crate::sink::websocket::protocol::{REQUEST_BYTES_MAX, Reason, Subscribe, Wrong, close};
+use crate::sink::websocket::session::{Rules, Session};
 
-/// Bytes that are gathered for one write.
-const WRITE_BYTES: u64 = 64 * 1024;
-/// Chunks that are gathered for one write.
-const WRITE_CHUNKS: usize = 16;
-/// Writes, or reads, after which others have their turn.
-const TURN: usize = 4;
-/// Bytes of one read; a subscriber says little.
-const READ_BYTES: usize = 4096;
+mod outgoing;
+
 /// Longest wait for the answer to our Close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest sleep where nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Closed because the journal no longer has what comes next.
-const FELL_BEHIND: CloseCode = CloseCode::Library(4008);
+/// Longest reason of a Close: RFC 6455, section 5.5.
+const REASON_BYTES_MAX: usize = 123;
+/// Longest message that is taken from a subscriber who has nothing to say.
+const PLAIN_BYTES_MAX: usize = 16 * 1024;
+
+/// Which subprotocol a subscriber chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    /// Frames of records, from this position on, and nothing else.
+    Plain(Position),
+    /// `wirefall.v1`.
+    V1,
+}
 
 /// How a subscription ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +54,10 @@ enum End {
     Complete,
     /// The journal went on without it.
     FellBehind { lost: u64 },
+    /// It said something wrong, or nothing.
+    Wrong,
+    /// Another session took its name.
+    Taken,
     /// It answered no Ping, or took nothing for too long.
     Dead,
     /// The run was aborted.
@@ -55,6 +66,8 @@ enum End {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// `subscribe` is awaited until the deadline.
+    Greeting { until: Instant },
     /// The session says what goes out.
     Streaming,
     /// Our Close is queued or out; its answer is awaited until the deadline.
@@ -63,90 +76,80 @@ enum Stage {
     Closed { until: Instant, end: End },
 }
 
-/// How a turn of writing ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wrote {
-    /// There is nothing more to send.
-    All,
-    /// The kernel takes no more.
-    Blocked,
-    /// There is more, and others wait.
-    Turn,
-}
-
-/// What the session says is next.
-enum Next {
-    /// Frames of the journal.
-    Frames(Order),
-    /// A control frame that was queued just now.
-    Control,
-    /// Nothing before an event.
-    Nothing,
-}
-
 /// Serves a subscriber until it leaves, falls behind, or the run ends.
 pub(super) async fn run(
     hub: &Hub,
     peer: SocketAddr,
     stream: TcpStream,
     read_ahead: &[u8],
-    from: Position,
+    spoken: Spoken,
 ) {
-    hub.context.metrics.subscribers.add(1);
-    tracing::debug!(%peer, "subscribed");
-    let mut subscriber = Subscriber::new(hub, stream, from);
-    subscriber.hear(read_ahead);
+    let metrics = &hub.context.metrics;
+    metrics.subscribers.add(1);
+    tracing::debug!(%peer, ?spoken, "subscribed");
+    let mut subscriber = Subscriber::new(hub, peer, stream, spoken);
+    subscriber.socket.inbound.feed(read_ahead);
+    subscriber.hear();
     let end = subscriber.serve().await;
-    hub.context.metrics.subscribers.sub(1);
+    if let Some(held) = subscriber.v1.as_ref().and_then(V1::held) {
+        hub.names.leave(held);
+    }
+    metrics.subscribers.sub(1);
+    let skipped = subscriber.skipped;
     match end {
         End::FellBehind { lost } => {
             tracing::warn!(%peer, lost, "a subscriber fell behind the journal: disconnected");
         }
         End::Dead => tracing::info!(%peer, "a subscriber answers no more: disconnected"),
+        End::Taken => tracing::info!(%peer, "another session took a subscriber's name"),
         end => tracing::debug!(%peer, ?end, "a subscriber left"),
+    }
+    if skipped > 0 {
+        tracing::info!(%peer, records = skipped, "a subscriber had skipped records");
     }
 }
 
 struct Subscriber<'a> {
     hub: &'a Hub,
-    stream: TcpStream,
-    inbound: Inbound,
+    peer: SocketAddr,
+    socket: Socket,
     signal: watch::Receiver<Signal>,
     session: Session,
+    v1: Option<V1>,
+    /// Cancelled when another session takes its name; `None` where it has none.
+    taken: Option<CancellationToken>,
     started: Instant,
-    /// Bytes that must go out before anything else: of a frame that was cut, or control frames.
-    rest: Vec<u8>,
-    rest_written: usize,
     stage: Stage,
-    /// The kernel took nothing at the last try.
-    blocked: bool,
     /// When the session is to be asked again although nothing happens.
     wake: Option<Duration>,
+    /// Records that it skipped.
+    skipped: u64,
 }
 
 impl<'a> Subscriber<'a> {
-    fn new(hub: &'a Hub, stream: TcpStream, from: Position) -> Self {
-        let timing = &hub.plan.timing;
-        let rules = Rules {
-            write_timeout: timing.write_timeout,
-            confirm_timeout: timing.ping_interval,
-            ping_interval: timing.ping_interval,
-            ..Rules::accepted()
+    fn new(hub: &'a Hub, peer: SocketAddr, stream: TcpStream, spoken: Spoken) -> Self {
+        let started = Instant::now();
+        let (v1, stage, from, message_bytes_max) = match spoken {
+            Spoken::Plain(from) => (None, Stage::Streaming, from, PLAIN_BYTES_MAX),
+            Spoken::V1 => {
+                let until = started + hub.plan.timing.handshake_timeout;
+                let greeting = Stage::Greeting { until };
+                let v1 = Some(V1::new(hub));
+                (v1, greeting, Position::default(), REQUEST_BYTES_MAX)
+            }
         };
-        let mut session = Session::new(rules, from, fastrand::u64(..));
-        session.connected(Duration::ZERO);
         Self {
             signal: hub.released.watch(),
+            session: session(hub, from, Duration::ZERO),
             hub,
-            stream,
-            inbound: Inbound::of_subscriber(),
-            session,
-            started: Instant::now(),
-            rest: Vec::new(),
-            rest_written: 0,
-            stage: Stage::Streaming,
-            blocked: false,
+            peer,
+            socket: Socket::new(stream, message_bytes_max),
+            v1,
+            taken: None,
+            started,
+            stage,
             wake: None,
+            skipped: 0,
         }
     }
 
@@ -168,28 +171,41 @@ impl<'a> Subscriber<'a> {
             if deadline < alarm.deadline() {
                 alarm.as_mut().reset(deadline);
             }
-            let blocked = self.blocked;
-            let interest = self.interest();
+            let blocked = self.socket.blocked;
+            let taken = self.taken.as_ref();
+            let taken = taken.filter(|_| self.stage == Stage::Streaming);
+            let taken = async {
+                match taken {
+                    Some(taken) => taken.cancelled().await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
-                ready = self.stream.ready(interest) => match ready {
-                    Ok(ready) if ready.is_readable() || ready.is_read_closed() => {
-                        if self.read().is_err() {
-                            return self.broken();
-                        }
-                    }
-                    Ok(_) => (),
+                ready = self.socket.ready() => match ready {
+                    Ok(true) => match self.socket.read() {
+                        Ok(true) => self.hear(),
+                        Ok(false) => (),
+                        Err(_) => return self.broken(),
+                    },
+                    Ok(false) => (),
                     Err(_) => return self.broken(),
                 },
                 // A stalled subscriber is not woken by what it cannot take.
                 _ = self.signal.changed(), if !blocked => (),
                 () = hub.context.stop.abort.cancelled(), if blocked => return End::Aborted,
+                () = taken => self.taken(),
                 () = &mut alarm => {
                     let deadline = self.deadline();
-                    match self.stage {
-                        Stage::Closing { end, .. } | Stage::Closed { end, .. }
-                            if deadline <= Instant::now() => return end,
-                        _ => alarm.as_mut().reset(deadline.max(Instant::now())),
+                    if deadline > Instant::now() {
+                        alarm.as_mut().reset(deadline);
+                        continue;
                     }
+                    match self.stage {
+                        Stage::Closing { end, .. } | Stage::Closed { end, .. } => return end,
+                        Stage::Greeting { .. } => self.silent(),
+                        Stage::Streaming => (),
+                    }
+                    alarm.as_mut().reset(self.deadline().max(Instant::now()));
                 }
             }
             if self.signal.borrow().aborted {
@@ -201,245 +217,132 @@ impl<'a> Subscriber<'a> {
     /// The end that a broken connection means here.
     fn broken(&self) -> End {
         match self.stage {
-            Stage::Streaming => End::Left,
+            Stage::Greeting { .. } | Stage::Streaming => End::Left,
             Stage::Closing { end, .. } | Stage::Closed { end, .. } => end,
-        }
-    }
-
-    fn interest(&self) -> Interest {
-        match self.blocked {
-            true => Interest::READABLE | Interest::WRITABLE,
-            false => Interest::READABLE,
         }
     }
 
     fn deadline(&self) -> Instant {
         match self.stage {
-            Stage::Closing { until, .. } | Stage::Closed { until, .. } => until,
-            Stage::Streaming => match self.wake {
-                Some(wake) => self.started + wake,
-                None => Instant::now() + IDLE,
-            },
-        }
-    }
-
-    /// Reads what there is, for a turn at most.
-    fn read(&mut self) -> io::Result<()> {
-        let mut buffer = [0; READ_BYTES];
-        for _ in 0..TURN {
-            match self.stream.try_read(&mut buffer) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(count) => self.hear(&buffer[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
+            Stage::Greeting { until }
+            | Stage::Closing { until, .. }
+            | Stage::Closed { until, .. } => until,
+            Stage::Streaming => {
+                let heartbeat = self.v1.as_ref().filter(|_| !self.socket.blocked);
+                let heartbeat = heartbeat.map(V1::heartbeat_at);
+                let next = self.wake.into_iter().chain(heartbeat).min();
+                next.map_or_else(|| Instant::now() + IDLE, |next| self.started + next)
             }
         }
-        Ok(())
     }
 
-    /// Takes what was read. Messages are ignored, Pings answered, violations closed upon.
-    fn hear(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.session.heard(self.started.elapsed());
+    /// Something was read.
+    fn hear(&mut self) {
+        self.session.heard(self.started.elapsed());
+        self.digest();
+    }
+
+    /// Takes what was said. Pings are answered, violations closed upon; messages mean something only
+    /// where `wirefall.v1` is spoken.
+    fn digest(&mut self) {
+        self.take_messages();
+        if self.stage != Stage::Streaming {
+            return;
         }
+        let sent = self.session.position();
+        if let Some(v1) = &mut self.v1
+            && let Err(wrong) = v1.settle_ack(self.hub, sent)
+        {
+            self.wrong(&wrong);
+        }
+    }
+
+    fn take_messages(&mut self) {
         if matches!(self.stage, Stage::Closed { .. }) {
             return;
         }
-        self.inbound.feed(bytes);
-        while let Some(said) = self.inbound.next() {
-            if let Err(error) = said {
-                self.inbound.complain(&error);
-                let until = Instant::now() + CLOSE_TIMEOUT;
-                let end = self.broken();
-                self.stage = Stage::Closed { until, end };
-                return;
+        while let Some(said) = self.socket.next() {
+            let payload = match said {
+                Ok(Message::Text(text)) => text.into(),
+                Ok(Message::Binary(bytes)) => bytes,
+                Ok(_) => continue,
+                Err(error) => {
+                    self.socket.inbound.complain(&error);
+                    let until = Instant::now() + CLOSE_TIMEOUT;
+                    let end = self.broken();
+                    self.stage = Stage::Closed { until, end };
+                    return;
+                }
+            };
+            let open = matches!(self.stage, Stage::Greeting { .. } | Stage::Streaming);
+            let Some(v1) = self.v1.as_mut().filter(|_| open) else {
+                continue;
+            };
+            match v1.hear(&payload) {
+                Ok(Said::Subscribe(subscribe)) => self.begin(subscribe),
+                Ok(Said::Ack) => (),
+                Err(wrong) => self.wrong(&wrong),
             }
         }
     }
 
-    fn close(&mut self, code: CloseCode, reason: &str, end: End) {
-        self.inbound.close(code, reason);
+    /// Answers `subscribe`.
+    fn begin(&mut self, subscribe: Subscribe) {
+        let now = self.started.elapsed();
+        let v1 = self.v1.as_mut().expect("only v1 has messages");
+        let from = v1.begin(now, self.hub, subscribe, self.socket.rest());
+        self.taken = v1.held().map(|held| held.taken.clone());
+        self.session = session(self.hub, from, now);
+        self.stage = Stage::Streaming;
+    }
+
+    fn wrong(&mut self, wrong: &Wrong) {
+        tracing::debug!(peer = %self.peer, "a subscriber's message is wrong: {wrong}");
+        self.hub.context.metrics.wrong_requests.add(1);
+        self.close(close::WRONG, &wrong.to_string(), End::Wrong);
+    }
+
+    fn silent(&mut self) {
+        self.hub.context.metrics.wrong_requests.add(1);
+        let patience = self.hub.plan.timing.handshake_timeout;
+        let reason = format!("no `subscribe` within {patience:?}");
+        self.close(close::SILENT, &reason, End::Wrong);
+    }
+
+    fn taken(&mut self) {
+        self.hub.context.metrics.names_taken.add(1);
+        let reason = "another session took this name";
+        self.close(close::TAKEN, reason, End::Taken);
+    }
+
+    /// Says why, where that is spoken, and closes.
+    fn part(&mut self, why: Reason, code: u16, reason: &str, end: End) {
+        let now = self.started.elapsed();
+        let sent = self.session.position();
+        if let Some(v1) = &mut self.v1 {
+            v1.bye(now, sent, why, self.socket.rest());
+        }
+        self.close(code, reason, end);
+    }
+
+    fn close(&mut self, code: u16, reason: &str, end: End) {
+        let reason = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
+        self.socket.inbound.close(code.into(), reason);
         let until = Instant::now() + CLOSE_TIMEOUT;
         self.stage = Stage::Closing { until, end };
     }
+}
 
-    /// The journal as the session is to see it: it ends only for those who are not to stay.
-    fn marks(&mut self) -> Marks {
-        let signal = *self.signal.borrow_and_update();
-        let leaves = signal.draining || self.hub.plan.at_end == AtEnd::Exit;
-        Marks {
-            closed: signal.marks.closed && leaves,
-            ..signal.marks
-        }
-    }
-
-    /// Writes what is to go out, for a turn at most.
-    fn write(&mut self) -> ControlFlow<End, Wrote> {
-        for _ in 0..TURN {
-            if self.rest.is_empty() {
-                // Between two frames: what the library has to say goes first.
-                self.rest = self.inbound.take_outbox();
-                if !self.rest.is_empty() {
-                    // What the library held back for want of room may have been the answer to a Close.
-                    self.hear(&[]);
-                }
-            }
-            let wrote = if !self.rest.is_empty() {
-                self.write_rest()
-            } else {
-                match self.stage {
-                    Stage::Streaming => match self.ask(WRITE_BYTES)? {
-                        Next::Frames(order) => self.write_frames(order),
-                        Next::Control => Ok(()),
-                        Next::Nothing => return ControlFlow::Continue(Wrote::All),
-                    },
-                    Stage::Closing { .. } => return ControlFlow::Continue(Wrote::All),
-                    Stage::Closed { end, .. } => return ControlFlow::Break(end),
-                }
-            };
-            match wrote {
-                Ok(()) => (),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.block();
-                    if self.stage == Stage::Streaming {
-                        self.ask(0)?;
-                    }
-                    return ControlFlow::Continue(Wrote::Blocked);
-                }
-                Err(_) => return ControlFlow::Break(self.broken()),
-            }
-        }
-        ControlFlow::Continue(Wrote::Turn)
-    }
-
-    /// Asks the session what is next, and does what needs no socket.
-    fn ask(&mut self, room: u64) -> ControlFlow<End, Next> {
-        let marks = self.marks();
-        let now = self.started.elapsed();
-        ControlFlow::Continue(match self.session.next(now, room, marks) {
-            Step::Send(order) => Next::Frames(order),
-            Step::Ping(payload) => {
-                self.inbound.ping(payload);
-                Next::Control
-            }
-            Step::Close => {
-                let (code, reason) = match self.signal.borrow().draining {
-                    true => (CloseCode::Away, "going away"),
-                    false => (CloseCode::Normal, "end of stream"),
-                };
-                self.close(code, reason, End::Complete);
-                Next::Control
-            }
-            Step::Wait(wait) => {
-                self.wake = wait.until;
-                Next::Nothing
-            }
-            Step::Drop(_) => return ControlFlow::Break(End::Dead),
-            Step::Dial { .. } | Step::Poison(_) | Step::Done | Step::Fail(_) => {
-                return ControlFlow::Break(self.broken());
-            }
-        })
-    }
-
-    /// Notes that the kernel takes nothing; its time runs from the first refusal on.
-    fn block(&mut self) {
-        if !self.blocked {
-            self.blocked = true;
-            let whole = self.session.confirmed();
-            self.session.written(self.started.elapsed(), whole, false);
-        }
-    }
-
-    fn write_rest(&mut self) -> io::Result<()> {
-        self.rest_written += self.stream.try_write(&self.rest[self.rest_written..])?;
-        self.blocked = false;
-        let now = self.started.elapsed();
-        if self.rest_written == self.rest.len() {
-            self.rest.clear();
-            self.rest_written = 0;
-            self.session.written(now, self.session.position(), true);
-        } else {
-            self.session.written(now, self.session.confirmed(), false);
-        }
-        Ok(())
-    }
-
-    /// Writes frames from the journal as they are, many in one call; or closes, where they are gone.
-    fn write_frames(&mut self, mut order: Order) -> io::Result<()> {
-        let mut gathered = [const { None }; WRITE_CHUNKS];
-        let mut slices = [IoSlice::new(&[]); WRITE_CHUNKS];
-        let mut count = 0;
-        while count < WRITE_CHUNKS && order.bytes_max > 0 {
-            let chunk = match self.hub.context.journal.read(order.from) {
-                Read::Chunk(chunk) => chunk,
-                Read::Lost { tail } if count == 0 => {
-                    let lost = tail.since(order.from);
-                    let reason = format!("fell behind: {lost} records lost");
-                    self.close(FELL_BEHIND, &reason, End::FellBehind { lost });
-                    return Ok(());
-                }
-                Read::Wait | Read::Lost { .. } => break,
-            };
-            let Piece::Frames(frames) = order.cut(&chunk) else {
-                unreachable!("a subscriber starts at a chunk and moves by whole frames");
-            };
-            let piece = Piece::Frames(frames.clone());
-            let bytes = piece.wire(&chunk).len() as u64;
-            order.bytes_max = order.bytes_max.saturating_sub(bytes);
-            order.from = chunk.first.plus(piece.records(&chunk).end as u64);
-            gathered[count] = Some((chunk, frames));
-            count += 1;
-        }
-        for (slice, (chunk, frames)) in slices.iter_mut().zip(gathered.iter().flatten()) {
-            *slice = IoSlice::new(&chunk.wire[Piece::Frames(frames.clone()).wire(chunk)]);
-        }
-        let written = self.stream.try_write_vectored(&slices[..count])?;
-        self.blocked = false;
-        self.advance(gathered.iter().flatten(), written);
-        Ok(())
-    }
-
-    /// Tells the session what the kernel took. Of a frame that was cut, the rest is kept here, so that
-    /// a subscriber that stalls holds no chunk that the journal has let go.
-    fn advance<'c>(
-        &mut self,
-        gathered: impl Iterator<Item = &'c (Chunk, Range<usize>)>,
-        written: usize,
-    ) {
-        let now = self.started.elapsed();
-        let before = self.session.position();
-        let mut whole = before;
-        let mut left = written;
-        for (chunk, frames) in gathered {
-            let wire = Piece::Frames(frames.clone()).wire(chunk);
-            let reached = wire.end.min(wire.start + left);
-            left -= reached - wire.start;
-            let cut = chunk
-                .frames
-                .partition_point(|frame| frame.wire_end as usize <= reached);
-            let mut end = cut;
-            if cut > frames.start {
-                whole = chunk
-                    .first
-                    .plus(u64::from(chunk.frames[cut - 1].records_end));
-            }
-            if reached < wire.end && reached > chunk.frame_wire(cut).start {
-                let frame_end = chunk.frame_wire(cut).end;
-                self.rest.extend_from_slice(&chunk.wire[reached..frame_end]);
-                end += 1;
-            }
-            if end > frames.start {
-                let piece = Piece::Frames(frames.start..end);
-                self.session.sent(now, chunk, &piece);
-            }
-            if left == 0 {
-                break;
-            }
-        }
-        self.session.written(now, whole, self.rest.is_empty());
-        let metrics = &self.hub.context.metrics;
-        let records = self.session.position().since(before);
-        metrics.records_sent.add(records);
-        metrics.bytes_sent.add(written as u64);
-    }
+/// A session that starts at `from`.
+fn session(hub: &Hub, from: Position, now: Duration) -> Session {
+    let timing = &hub.plan.timing;
+    let rules = Rules {
+        write_timeout: timing.write_timeout,
+        confirm_timeout: timing.ping_interval,
+        ping_interval: timing.ping_interval,
+        ..Rules::accepted()
+    };
+    let mut session = Session::new(rules, from, fastrand::u64(..));
+    session.connected(now);
+    session
 }

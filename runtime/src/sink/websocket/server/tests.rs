@@ -22,6 +22,8 @@ use crate::record::{Batch, Outputs, Partition, Records};
 use crate::sink::Stop;
 use crate::sink::framing::Framer;
 
+mod v1;
+
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Longest wait for anything: far beyond what any of it takes.
@@ -245,7 +247,7 @@ async fn serve_stays_after_the_source_and_a_drain_says_so() {
     let ready = get(running.address, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
     running.stop.drain.cancel();
-    let close = (1001, "going away".to_owned());
+    let close = (1012, "restart".to_owned());
     assert_eq!(next(&mut client).await, Err(close));
     assert!(client.next().await.is_none());
     running.ended().await;
@@ -277,7 +279,7 @@ async fn a_drain_brings_what_the_journal_has_first() {
     for number in 0..1000 {
         assert_eq!(next(&mut client).await, Ok(number));
     }
-    assert_eq!(next(&mut client).await.map_err(|(code, _)| code), Err(1001));
+    assert_eq!(next(&mut client).await.map_err(|(code, _)| code), Err(1012));
     assert!(client.next().await.is_none());
     running.ended().await;
 }

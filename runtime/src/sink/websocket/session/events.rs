@@ -101,6 +101,22 @@ impl Session {
         resent
     }
 
+    /// The next record to send is at `to`: those before it went out alone in `bytes` bytes, were not
+    /// asked for, or are gone. Only a peer that was accepted is sent some and not others.
+    pub fn passed(&mut self, now: Duration, to: Position, bytes: u64) {
+        debug_assert!(
+            !self.rules.dials,
+            "a push loses nothing and filters nothing"
+        );
+        debug_assert!(to >= self.sent, "a session does not go back");
+        self.connection.bytes_sent += bytes;
+        if bytes > 0 {
+            self.connection.blocked_since.get_or_insert(now);
+        }
+        self.high = self.high.max(to);
+        self.sent = to;
+    }
+
     /// The kernel took bytes: every record below `to` is wholly written, and `drained` says whether
     /// the output buffer is empty now.
     pub fn written(&mut self, now: Duration, to: Position, drained: bool) {

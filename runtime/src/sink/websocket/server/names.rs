@@ -1,0 +1,224 @@
+//! Subscribers with names: who has a name now, how far it has acknowledged, and who holds the journal.
+//!
+//! Owns the pins of the names in `on_lag: block` and their deadlines, and that a name is in use once.
+//! Never sends anything: `subscriber` is told by its token that its name was taken.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::lag::LagPlan;
+use crate::journal::{Cursor, Journal, Position, Read};
+use crate::metrics::Metrics;
+
+/// How often it is looked whether a name holds the journal for too long, where none is near its end.
+const LOOK_EVERY: Duration = Duration::from_secs(3600);
+
+/// See the module.
+pub(super) struct Names {
+    journal: Arc<dyn Journal>,
+    metrics: Arc<Metrics>,
+    /// How long a name of `entries` may hold the journal.
+    deadline: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Names that are in use, and those that hold the journal, in use or not.
+    entries: HashMap<String, Entry>,
+    sessions: u64,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// Everything below is safe with the subscriber; `None` before its first session ever.
+    acked: Option<Position>,
+    /// The session that has the name.
+    holder: Option<(u64, CancellationToken)>,
+    hold: Option<Hold>,
+}
+
+/// What a name of `on_lag: block` keeps.
+struct Hold {
+    /// `None`: it was too slow, and holds nothing until it acknowledges again.
+    pin: Option<Cursor>,
+    acked_at: Instant,
+}
+
+/// A session's right to a name.
+#[derive(Debug)]
+pub(super) struct Held {
+    name: String,
+    session: u64,
+    /// Cancelled when another session takes the name.
+    pub(super) taken: CancellationToken,
+}
+
+impl Names {
+    /// No name is in use; those in `lag.block` hold the journal from where an earlier run left them.
+    pub(super) fn new(lag: &LagPlan, journal: Arc<dyn Journal>, metrics: Arc<Metrics>) -> Self {
+        let mut state = State::default();
+        for name in &lag.block {
+            let acked = journal.remembered(name);
+            let entry = Entry {
+                acked,
+                holder: None,
+                hold: Some(Hold {
+                    pin: acked.map(|at| pin(&*journal, at)),
+                    acked_at: Instant::now(),
+                }),
+            };
+            state.entries.insert(name.clone(), entry);
+        }
+        Self {
+            journal,
+            metrics,
+            deadline: lag.deadline,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("no code panics while it holds the names")
+    }
+
+    /// Gives the name to a new session, and ends the one that had it. Returns its cursor, if it has one.
+    pub(super) fn take(&self, name: &str) -> (Held, Option<Position>) {
+        let mut state = self.state();
+        state.sessions += 1;
+        let session = state.sessions;
+        let taken = CancellationToken::new();
+        let entry = state.entries.entry(name.to_owned()).or_default();
+        if let Some((_, before)) = entry.holder.replace((session, taken.clone())) {
+            before.cancel();
+        }
+        entry.acked = entry.acked.or_else(|| self.journal.remembered(name));
+        let held = Held {
+            name: name.to_owned(),
+            session,
+            taken,
+        };
+        (held, entry.acked)
+    }
+
+    /// The session starts at `from`. A name that had no cursor has one from here on, so that what is
+    /// published while it is away before its first ack is not lost to it.
+    pub(super) fn begin(&self, held: &Held, from: Position) {
+        let mut state = self.state();
+        let Some(entry) = state.entry_of(held) else {
+            return;
+        };
+        let at = *entry.acked.get_or_insert_with(|| {
+            self.journal.remember(&held.name, from);
+            from
+        });
+        if let Some(hold) = &mut entry.hold
+            && hold.pin.is_none()
+        {
+            hold.pin = Some(pin(&*self.journal, at));
+            hold.acked_at = Instant::now();
+        }
+    }
+
+    /// Everything below `to` is safe with the session's subscriber. Going back means nothing.
+    pub(super) fn acked(&self, held: &Held, to: Position) {
+        let mut state = self.state();
+        let Some(entry) = state.entry_of(held) else {
+            return; // the name is another session's now
+        };
+        if entry.acked.is_some_and(|acked| to <= acked) {
+            return;
+        }
+        entry.acked = Some(to);
+        self.journal.remember(&held.name, to);
+        if let Some(hold) = &mut entry.hold {
+            hold.acked_at = Instant::now();
+            match &mut hold.pin {
+                Some(pin) => pin.advance(to),
+                None => hold.pin = Some(pin(&*self.journal, to)),
+            }
+        }
+    }
+
+    /// The session is over.
+    pub(super) fn leave(&self, held: &Held) {
+        let mut state = self.state();
+        if let Some(entry) = state.entry_of(held) {
+            entry.holder = None;
+            if entry.hold.is_none() {
+                state.entries.remove(&held.name);
+            }
+        }
+    }
+
+    /// Lets go of what names hold for too long; never returns.
+    pub(super) async fn watch(&self) {
+        if self.deadline.is_zero() {
+            return std::future::pending().await; // nobody holds anything
+        }
+        loop {
+            sleep_until(self.release(Instant::now())).await;
+        }
+    }
+
+    /// Lets go of what is held for too long at `now`, and says when to look again. A hold that begins in
+    /// between ends later than that.
+    fn release(&self, now: Instant) -> Instant {
+        let mut state = self.state();
+        let holds = state
+            .entries
+            .iter_mut()
+            .filter_map(|(name, entry)| Some((name, entry.acked?, entry.hold.as_mut()?)));
+        let mut next = now + self.deadline.min(LOOK_EVERY);
+        for (name, acked, hold) in holds.filter(|(_, _, hold)| hold.pin.is_some()) {
+            let Some(since) = self.behind_since(acked, hold.acked_at) else {
+                continue; // it has everything
+            };
+            let until = since + self.deadline;
+            if until > now {
+                next = next.min(until);
+                continue;
+            }
+            hold.pin = None;
+            self.metrics.holds_expired.add(1);
+            tracing::warn!(
+                name,
+                "a subscriber held the journal for {:?} without an acknowledgement: it holds no more",
+                self.deadline
+            );
+        }
+        next
+    }
+
+    /// Since when there is something that a name could have acknowledged and has not.
+    fn behind_since(&self, acked: Position, acked_at: Instant) -> Option<Instant> {
+        match self.journal.read(acked) {
+            Read::Wait => None,
+            Read::Lost { .. } => Some(acked_at),
+            Read::Chunk(chunk) => {
+                let made_at = chunk.made_at.map(Instant::from_std);
+                Some(made_at.map_or(acked_at, |made_at| made_at.max(acked_at)))
+            }
+        }
+    }
+}
+
+impl State {
+    fn entry_of(&mut self, held: &Held) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(&held.name)?;
+        let holds = entry.holder.as_ref().map(|(session, _)| *session) == Some(held.session);
+        holds.then_some(entry)
+    }
+}
+
+/// A pin at `at`, or at the oldest kept where that is gone.
+fn pin(journal: &dyn Journal, at: Position) -> Cursor {
+    let tail = journal.marks().borrow().tail;
+    journal.pin(at.max(tail))
+}

@@ -1,0 +1,117 @@
+//! The socket of one subscriber, and what has to go out of it first.
+//!
+//! Owns the socket, and is its only writer: whole frames, in the order in which they were given. Never
+//! holds a queue: what the kernel does not take stays in the journal, but for the rest of a frame and
+//! what was said behind it. Decides nothing. Called by `subscriber`.
+
+use std::io::{self, ErrorKind};
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::gathered::Gathered;
+use crate::sink::websocket::inbound::Inbound;
+
+/// Reads after which others have their turn.
+const READS: usize = 4;
+/// Bytes of one read; a subscriber says little.
+const READ_BYTES: usize = 4096;
+
+/// See the module.
+pub(super) struct Socket {
+    stream: TcpStream,
+    pub(super) inbound: Inbound,
+    /// Bytes that must go out before anything else: of a frame that was cut, then whole frames.
+    rest: Vec<u8>,
+    rest_written: usize,
+    /// The kernel took nothing at the last try.
+    pub(super) blocked: bool,
+}
+
+impl Socket {
+    /// The socket of a peer whose messages have `message_bytes_max` at most.
+    pub(super) fn new(stream: TcpStream, message_bytes_max: usize) -> Self {
+        Self {
+            stream,
+            inbound: Inbound::of_subscriber(message_bytes_max),
+            rest: Vec::new(),
+            rest_written: 0,
+            blocked: false,
+        }
+    }
+
+    /// Waits until bytes have come or the peer has left; where it is blocked, also until it is not.
+    /// Returns whether there is something to read.
+    pub(super) async fn ready(&self) -> io::Result<bool> {
+        let interest = match self.blocked {
+            true => Interest::READABLE | Interest::WRITABLE,
+            false => Interest::READABLE,
+        };
+        let ready = self.stream.ready(interest).await?;
+        Ok(ready.is_readable() || ready.is_read_closed())
+    }
+
+    /// Reads what there is, for a turn at most; `hear` is called after each read, with whether it
+    /// brought anything.
+    pub(super) fn read(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; READ_BYTES];
+        let mut heard = false;
+        for _ in 0..READS {
+            match self.stream.try_read(&mut buffer) {
+                // What came before the end is to be heard first.
+                Ok(0) if heard => return Ok(true),
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    self.inbound.feed(&buffer[..count]);
+                    heard = true;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) if heard => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(heard)
+    }
+
+    /// The next message of what was read.
+    pub(super) fn next(&mut self) -> Option<Result<Message, Error>> {
+        self.inbound.next()
+    }
+
+    /// Takes whole frames that go out before anything else, behind those that were taken before.
+    pub(super) fn rest(&mut self) -> &mut Vec<u8> {
+        &mut self.rest
+    }
+
+    /// Whether something has to go out before anything else. Between two frames the library's own
+    /// control frames come first.
+    pub(super) fn has_rest(&mut self) -> bool {
+        if self.rest.is_empty() {
+            self.rest = self.inbound.take_outbox();
+        }
+        !self.rest.is_empty()
+    }
+
+    /// Writes of the rest; true when all of it is out.
+    pub(super) fn write_rest(&mut self) -> io::Result<bool> {
+        self.rest_written += self.stream.try_write(&self.rest[self.rest_written..])?;
+        self.blocked = false;
+        let done = self.rest_written == self.rest.len();
+        if done {
+            // Not cleared: a subscriber that is idle is to hold no buffer.
+            self.rest = Vec::new();
+            self.rest_written = 0;
+        }
+        Ok(done)
+    }
+
+    /// Writes frames of the journal, and `tail` behind them. There must be no rest. Returns how many
+    /// bytes the kernel took.
+    pub(super) fn write(&mut self, gathered: &Gathered, tail: &[u8]) -> io::Result<usize> {
+        debug_assert!(self.rest.is_empty());
+        let written = gathered.write(tail, |slices| self.stream.try_write_vectored(slices))?;
+        self.blocked = false;
+        Ok(written)
+    }
+}
