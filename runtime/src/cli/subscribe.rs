@@ -1,17 +1,19 @@
 //! `wirefall subscribe`: be a client of a published stream and print what arrives.
+//!
+//! Owns the arguments and what is told beside the records. Where a file is written, its place is kept
+//! beside it, so that the next start goes on with the record that follows.
 
-use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use base64::Engine as _;
-use bytes::Bytes;
-use serde_json::json;
 
+use self::printer::Printer;
 use super::{Exit, Globals};
+use crate::sink::websocket::protocol::{From, Keys, Wanted, is_name};
 use crate::sink::websocket::subscription::{Event, SubscribeError, Subscription};
+
+mod printer;
 
 /// How often a server that is not there yet is tried with `--wait`.
 const RETRY: Duration = Duration::from_millis(200);
@@ -21,23 +23,37 @@ const RETRY: Duration = Duration::from_millis(200);
 #[command(after_help = "\
 Examples:
   wirefall subscribe ws://127.0.0.1:9400/v1/streams/flights
-  wirefall subscribe ws://127.0.0.1:9400/v1/streams/flights --limit 100 --out flights.ndjson
+  wirefall subscribe ws://127.0.0.1:9400/v1/streams/flights --from earliest --out flights.ndjson
+  wirefall subscribe ws://127.0.0.1:9400/v1/streams/flights --name archive --out flights.ndjson
   wirefall subscribe wss://records.example.com/v1/streams/flights --ca authorities.pem
+
+With --out FILE the place in the stream is kept in FILE.place: started again, it goes on with the
+record that follows, each exactly once. Without FILE.place, FILE is begun anew.
 
 A proxy of the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) is gone through, but to this machine.
 
-Exit codes: 0 the stream ended, the limit was reached, or a signal came; 2 the address is wrong;
-3 nobody answers there, or the answer is no.")]
+Exit codes: 0 the stream ended, the limit was reached, or a signal came; 1 the server closed for good;
+2 the address, an argument or the file is wrong; 3 nobody answers there, or the answer is no.")]
 pub struct Args {
     /// Address of the stream, as `wirefall run` prints it
     url: String,
+    /// Where to begin: earliest, latest, -N (the newest N records), or a position; by default where
+    /// the cursor of --name stands, else latest
+    #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
+    from: Option<From>,
+    /// Name of a cursor that the server keeps: it moves as records are safe here
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    name: Option<String>,
+    /// Only records with this key; may be given several times
+    #[arg(long = "key", value_name = "KEY")]
+    keys: Vec<String>,
     /// Print how many records came instead of the records
     #[arg(long)]
     count: bool,
     /// End after so many records
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// Write the records to a file instead of standard output
+    /// Write the records to a file instead of standard output, and keep its place beside it
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// PEM file of the authorities to trust instead of the system's, for wss://
@@ -46,6 +62,13 @@ pub struct Args {
     /// Wait for a server that is not there yet
     #[arg(long)]
     wait: bool,
+}
+
+fn name(text: &str) -> Result<String, &'static str> {
+    match is_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("a name is 1 to 64 of the characters A-Z a-z 0-9 . - _"),
+    }
 }
 
 /// Runs the verb.
@@ -61,11 +84,20 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
 }
 
 async fn subscribe(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
-    let mut subscription = match Subscription::new(&args.url, args.ca.clone()) {
+    let printer = match Printer::new(args, globals) {
+        Ok(printer) => printer,
+        Err(error) => return Ok(refuse(&error, Exit::Wrong)),
+    };
+    let wanted = Wanted {
+        from: args.from.clone(),
+        name: args.name.clone(),
+        keys: (!args.keys.is_empty()).then(|| Keys::new(args.keys.iter().cloned())),
+    };
+    let place = printer.place().cloned();
+    let mut subscription = match Subscription::new(&args.url, args.ca.clone(), wanted, place) {
         Ok(subscription) => subscription,
         Err(error) => return Ok(refuse(&error, Exit::Wrong)),
     };
-    let mut printer = Printer::new(args, globals)?;
     let mut interrupted = std::pin::pin!(interrupted());
     loop {
         let connected = tokio::select! {
@@ -74,50 +106,139 @@ async fn subscribe(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
         };
         match connected {
             Ok(()) => break,
-            Err(_) if args.wait => tokio::select! {
+            Err(SubscribeError::Refused(_)) if args.wait => tokio::select! {
                 () = tokio::time::sleep(RETRY) => (),
                 () = &mut interrupted => return Ok(Exit::Done),
             },
             Err(error) => return Ok(refuse(&error, Exit::Environment)),
         }
     }
-    while !printer.is_full() {
-        let event = match subscription.ready() {
-            Some(event) => event,
-            None => {
-                // Nothing more at once: what was printed is to be seen.
-                if !printer.flush()? {
-                    break;
+    let mut following = Following {
+        subscription,
+        printer,
+        stream: String::new(),
+        unkept: false,
+        greeted: false,
+    };
+    let exit = following.follow(&mut interrupted).await?;
+    following.keep()?;
+    following.subscription.close().await;
+    following.printer.finish()?;
+    Ok(exit)
+}
+
+/// A subscription that is printed.
+struct Following {
+    subscription: Subscription,
+    printer: Printer,
+    /// The stream, as its server names it.
+    stream: String,
+    /// Something was printed that is not kept yet.
+    unkept: bool,
+    /// `hello` came once.
+    greeted: bool,
+}
+
+impl Following {
+    /// Prints what comes until an end.
+    async fn follow(
+        &mut self,
+        interrupted: &mut (impl Future<Output = ()> + Unpin),
+    ) -> anyhow::Result<Exit> {
+        if !self.subscription.speaks_v1() {
+            let note = "the server speaks wirefall.plain only: after a break it does not resume";
+            self.printer.note(note);
+        }
+        while !self.printer.is_full() {
+            let event = match self.subscription.ready() {
+                Some(event) => event,
+                None => {
+                    // Nothing more at once: what was printed is to be seen.
+                    if !self.printer.flush()? {
+                        break;
+                    }
+                    let due_at = self.printer.due_at().into();
+                    tokio::select! {
+                        event = self.subscription.next() => event,
+                        () = tokio::time::sleep_until(due_at), if self.unkept => {
+                            self.keep()?;
+                            continue;
+                        }
+                        () = &mut *interrupted => break,
+                    }
                 }
-                tokio::select! {
-                    event = subscription.next() => event,
-                    () = &mut interrupted => break,
-                }
+            };
+            if let Some(exit) = self.take(event)? {
+                return Ok(exit);
             }
-        };
+            if self.unkept && self.printer.is_due() {
+                self.keep()?;
+            }
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Takes an event; returns how the run ends, if that is its end.
+    fn take(&mut self, event: Event) -> anyhow::Result<Option<Exit>> {
         match event {
             Event::Frame { payload, text } => {
-                if !printer.print(&payload, text)? {
-                    break;
+                self.unkept = true;
+                if !self.printer.print(&payload, text)? {
+                    return Ok(Some(Exit::Done));
                 }
             }
-            Event::Broken { reason, wait } => printer.note(&format!(
+            Event::Marked => self.unkept = true,
+            Event::Hello(hello) => {
+                if let Some(stream) = self.printer.stream().filter(|s| *s != hello.stream) {
+                    let (stream, other) = (stream.to_owned(), hello.stream);
+                    say!("error: the file is of the stream `{stream}`, and this is `{other}`");
+                    return Ok(Some(Exit::Wrong));
+                }
+                if self.greeted {
+                    self.printer.reconnects += 1;
+                    self.printer.note("connected again");
+                }
+                self.greeted = true;
+                self.stream = hello.stream;
+                self.unkept = true;
+                if !hello.resumed {
+                    self.printer.lose(hello.lost);
+                }
+            }
+            Event::Gap(lost) => self.printer.lose(lost),
+            Event::Broken { reason, wait } => self.printer.note(&format!(
                 "disconnected: {reason}; trying again in {:.1} s",
                 wait.as_secs_f64()
             )),
-            Event::Back => {
-                printer.reconnects += 1;
-                printer.note("connected again; what was published in between was not seen");
+            Event::Plain => {
+                self.printer.reconnects += 1;
+                let note = "connected again; what was published in between was not seen";
+                self.printer.note(note);
             }
-            Event::End => break,
+            Event::End => return Ok(Some(Exit::Done)),
+            Event::Refused(words) => {
+                say!("error: {words}");
+                return Ok(Some(Exit::Failed));
+            }
         }
+        Ok(None)
     }
-    subscription.close().await;
-    printer.finish()?;
-    Ok(Exit::Done)
+
+    /// Makes what was printed safe, and then tells the server so.
+    fn keep(&mut self) -> anyhow::Result<()> {
+        self.unkept = false;
+        let Some(place) = self.subscription.place().cloned() else {
+            return Ok(());
+        };
+        let kept = self.printer.keep(&self.stream, &place);
+        if kept.context("cannot keep the records")? {
+            self.subscription.ack(place);
+        }
+        Ok(())
+    }
 }
 
-fn refuse(error: &SubscribeError, exit: Exit) -> Exit {
+fn refuse(error: &dyn std::error::Error, exit: Exit) -> Exit {
     say!("error: {error}");
     exit
 }
@@ -129,113 +250,5 @@ async fn interrupted() {
     tokio::select! {
         _ = tokio::signal::ctrl_c() => (),
         Some(()) = async { terminated.as_mut()?.recv().await } => (),
-    }
-}
-
-/// Where records go, and their count.
-struct Printer {
-    to: Option<BufWriter<Box<dyn Write>>>,
-    json: bool,
-    count: bool,
-    limit: u64,
-    records: u64,
-    bytes: u64,
-    reconnects: u64,
-    started: Instant,
-}
-
-impl Printer {
-    fn new(args: &Args, globals: &Globals) -> anyhow::Result<Self> {
-        let to: Option<Box<dyn Write>> = match &args.out {
-            Some(path) => {
-                let file = File::create(path)
-                    .with_context(|| format!("cannot write to {}", path.display()))?;
-                Some(Box::new(file))
-            }
-            None if args.count => None,
-            None => Some(Box::new(io::stdout())),
-        };
-        Ok(Self {
-            to: to.map(|to| BufWriter::with_capacity(64 * 1024, to)),
-            json: globals.json,
-            count: args.count,
-            limit: args.limit.unwrap_or(u64::MAX),
-            records: 0,
-            bytes: 0,
-            reconnects: 0,
-            started: Instant::now(),
-        })
-    }
-
-    fn is_full(&self) -> bool {
-        self.records >= self.limit
-    }
-
-    /// Prints a record; false where nobody reads any more.
-    fn print(&mut self, payload: &Bytes, text: bool) -> io::Result<bool> {
-        self.records += 1;
-        self.bytes += payload.len() as u64;
-        let Some(to) = &mut self.to else {
-            return Ok(true);
-        };
-        let printed = if self.json {
-            let line = match std::str::from_utf8(payload) {
-                Ok(payload) if text => json!({ "text": payload }),
-                _ => json!({
-                    "base64": base64::engine::general_purpose::STANDARD.encode(payload)
-                }),
-            };
-            writeln!(to, "{line}")
-        } else {
-            to.write_all(payload).and_then(|()| to.write_all(b"\n"))
-        };
-        heard(printed)
-    }
-
-    fn flush(&mut self) -> io::Result<bool> {
-        heard(self.to.as_mut().map_or(Ok(()), Write::flush))
-    }
-
-    fn note(&self, text: &str) {
-        if self.json {
-            say!("{}", json!({ "note": text }));
-        } else {
-            say!("{text}");
-        }
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        self.flush()?;
-        let Self {
-            records,
-            bytes,
-            reconnects,
-            ..
-        } = self;
-        let seconds = self.started.elapsed().as_secs_f64();
-        let account = json!({
-            "records": records, "bytes": bytes, "reconnects": reconnects, "seconds": seconds
-        });
-        match (self.count, self.json) {
-            (true, true) => heard(writeln!(io::stdout(), "{account}")).map(drop),
-            (true, false) => heard(writeln!(io::stdout(), "{records}")).map(drop),
-            (false, true) => {
-                say!("{account}");
-                Ok(())
-            }
-            (false, false) => {
-                say!("{records} records, {bytes} bytes in {seconds:.1} s");
-                Ok(())
-            }
-        }
-    }
-}
-
-/// A reader that left (`… | head`) is no error.
-fn heard(printed: io::Result<()>) -> io::Result<bool> {
-    match printed {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error),
     }
 }

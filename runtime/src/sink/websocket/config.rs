@@ -257,6 +257,7 @@ pub(super) fn check(config: Value, facts: &Facts) -> Result<ClientPlan, Vec<Prob
                 address,
                 headers,
                 subprotocols: config.subprotocols,
+                subprotocol_optional: false,
                 tls,
                 proxy,
                 connect_timeout: config.connect_timeout.0,

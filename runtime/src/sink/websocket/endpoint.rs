@@ -28,6 +28,8 @@ pub(super) struct Endpoint {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// Subprotocols to offer, best first.
     pub(super) subprotocols: Vec<String>,
+    /// A server that chooses none of them is taken all the same.
+    pub(super) subprotocol_optional: bool,
     pub(super) tls: TlsPlan,
     pub(super) proxy: ProxyPlan,
     /// Longest time for one attempt, all layers together.
@@ -43,6 +45,7 @@ impl Endpoint {
             address,
             headers: Vec::new(),
             subprotocols: Vec::new(),
+            subprotocol_optional: false,
             tls: TlsPlan::default(),
             proxy: ProxyPlan::Environment,
             connect_timeout: CONNECT_TIMEOUT,

@@ -202,7 +202,7 @@ fn subprotocol(endpoint: &Endpoint, headers: &HeaderMap) -> Result<Option<String
     let chosen = headers.get(SEC_WEBSOCKET_PROTOCOL);
     let chosen = chosen.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
     match chosen {
-        None if offered.is_empty() => Ok(None),
+        None if offered.is_empty() || endpoint.subprotocol_optional => Ok(None),
         None => Err(format!(
             "the server takes none of the offered subprotocols ({})",
             offered.join(", ")

@@ -94,6 +94,11 @@ impl Line {
         self.out.push_control(control, payload);
     }
 
+    /// Appends a text message of the client's own to what is to be written.
+    pub(super) fn push_text(&mut self, text: &str) {
+        self.out.push_text(text);
+    }
+
     /// Bytes that are to be written.
     pub(super) fn pending(&self) -> usize {
         self.out.pending().len()

@@ -17,6 +17,7 @@ mod endpoint;
 mod framing_keys;
 mod handshake;
 mod inbound;
+pub mod kept;
 mod layers;
 mod line;
 mod outbound;

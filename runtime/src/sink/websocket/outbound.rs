@@ -22,6 +22,8 @@ pub(super) const BUFFER_BYTES: usize = 128 * 1024;
 const HEADER_BYTES_MAX: usize = 14;
 /// A masked frame.
 const MASKED: u8 = 0x80;
+/// The opcode of a text message.
+const TEXT: u8 = 0x1;
 
 /// Control frames that a client writes.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +127,11 @@ impl Outbound {
     /// Appends a control frame.
     pub(super) fn push_control(&mut self, control: Control, payload: &[u8]) {
         self.push_frame(control as u8, payload);
+    }
+
+    /// Appends a text message of the client's own.
+    pub(super) fn push_text(&mut self, text: &str) {
+        self.push_frame(TEXT, text.as_bytes());
     }
 
     /// Appends frames that are masked already: what the library answers by itself.

@@ -1,8 +1,8 @@
 //! A client of a published stream: connects, reads records, comes back after a break.
 //!
-//! Owns the reading end of one subscription and its waits. Never acknowledges and keeps no position: a
-//! plain stream starts at the newest record, so what was published during a break is told as missed.
-//! Called by `wirefall subscribe`.
+//! Owns the reading end of one subscription and its waits. With `wirefall.v1` it goes on at its place
+//! and tells what is missing; a server that does not speak it is read as it is, from the newest on.
+//! Keeps nothing: what is safe its caller says. Called by `wirefall subscribe`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::address::Address;
 use super::connect;
@@ -20,23 +20,30 @@ use super::endpoint::Endpoint;
 use super::layers::Layers;
 use super::line::{Line, Moved};
 use super::outbound::Control;
+use super::protocol::{
+    Heard, Hello, Kind, PLAIN, Place, Receiver, Request, V1, Wanted, Wrong, close,
+};
 use super::{tls, words};
 use crate::journal::Position;
 
 /// Longest message that is taken: whatever a stream may be set to.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
-/// Silence after which the server is pinged, and then after which it counts as gone.
+/// Silence after which a plain server is pinged, and then after which it counts as gone.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// Longest wait for `hello`.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bounds of the wait before another attempt; it doubles, and is drawn from 0 up to it.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Longest wait that a server may ask for.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Longest wait for the answer to our Close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a subscription brings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A frame.
+    /// A frame of records.
     Frame {
         /// Its payload.
         payload: Bytes,
@@ -50,10 +57,19 @@ pub enum Event {
         /// The wait.
         wait: Duration,
     },
-    /// Connected again: what was published since the break was not seen.
-    Back,
+    /// Connected to a server that does not speak `wirefall.v1`: nobody knows what was published since
+    /// the last connection, and it was not seen.
+    Plain,
+    /// Connected, and this is where it goes on. Where it could not resume, records are missing.
+    Hello(Hello),
+    /// The server went on without us: so many records are missing, where that is known.
+    Gap(Option<u64>),
+    /// Everything before has a position: a good moment to make it safe.
+    Marked,
     /// The server says that the stream is complete.
     End,
+    /// The server closed for good; its words.
+    Refused(String),
 }
 
 /// Why a subscription cannot begin.
@@ -71,8 +87,15 @@ pub enum SubscribeError {
 pub struct Subscription {
     endpoint: Endpoint,
     tls: Option<Arc<rustls::ClientConfig>>,
+    receiver: Receiver,
+    /// Only `wirefall.v1` will do.
+    insists: bool,
     line: Option<Line>,
+    /// Whether the present connection speaks `wirefall.v1`.
+    speaks_v1: bool,
     wait: Duration,
+    /// What the server asked to wait, when it said good-bye.
+    asked_wait: Duration,
     /// When the next attempt is due.
     dial_at: Instant,
     /// When the server was last heard.
@@ -80,34 +103,46 @@ pub struct Subscription {
     pinged: bool,
     /// Whether writing has not failed: where it has, what the server said before is still to be read.
     writes: bool,
-    ended: bool,
+    /// What every further call brings.
+    ended: Option<Event>,
 }
 
 impl Subscription {
     /// A subscription to `url` that is not connected yet; `ca` is a PEM file of the authorities to trust
-    /// instead of the system's.
+    /// instead of the system's. It goes on at `place`, or begins as `wanted` says.
     ///
     /// # Errors
     /// The address, or the file, is wrong.
-    pub fn new(url: &str, ca: Option<PathBuf>) -> Result<Self, SubscribeError> {
+    pub fn new(
+        url: &str,
+        ca: Option<PathBuf>,
+        wanted: Wanted,
+        place: Option<Place>,
+    ) -> Result<Self, SubscribeError> {
         let address = Address::parse(url).map_err(|wrong| {
             let advice = "write it like ws://127.0.0.1:9400/v1/streams/NAME";
             SubscribeError::Wrong(format!("{wrong}; {advice}"))
         })?;
         let mut endpoint = Endpoint::at(address);
         endpoint.message_bytes_max = MESSAGE_BYTES_MAX;
+        endpoint.subprotocols = vec![V1.to_owned(), PLAIN.to_owned()];
+        endpoint.subprotocol_optional = true;
         endpoint.tls.ca = ca;
         let tls = tls::of(&endpoint).map_err(SubscribeError::Wrong)?;
         Ok(Self {
             endpoint,
             tls,
+            insists: wanted != Wanted::default() || place.is_some(),
+            receiver: Receiver::new(wanted, place),
             line: None,
+            speaks_v1: false,
             wait: BACKOFF_MIN,
+            asked_wait: Duration::ZERO,
             dial_at: Instant::now(),
             heard_at: Instant::now(),
             pinged: false,
             writes: true,
-            ended: false,
+            ended: None,
         })
     }
 
@@ -117,6 +152,24 @@ impl Subscription {
     /// What happened, and what to do.
     pub async fn connect(&mut self) -> Result<(), SubscribeError> {
         self.dial().await.map_err(SubscribeError::Refused)
+    }
+
+    /// Whether the present connection, or the last one, speaks `wirefall.v1`.
+    pub fn speaks_v1(&self) -> bool {
+        self.speaks_v1
+    }
+
+    /// Behind which frame it is: where another subscription goes on. `None` where the server does not
+    /// speak `wirefall.v1`.
+    pub fn place(&self) -> Option<&Place> {
+        self.receiver.place()
+    }
+
+    /// Tells the server that everything up to `place`, which it gave on this connection, is safe here.
+    pub fn ack(&mut self, place: Place) {
+        if let Some(line) = self.line.as_mut().filter(|_| self.speaks_v1) {
+            line.push_text(&Request::Ack(place).encode());
+        }
     }
 
     /// What has arrived already, without waiting.
@@ -133,30 +186,25 @@ impl Subscription {
     /// The next event. Safe to drop while it waits.
     pub async fn next(&mut self) -> Event {
         loop {
-            if self.ended {
-                return Event::End;
+            if let Some(event) = &self.ended {
+                return event.clone();
             }
             if let Some(event) = self.take() {
                 return event;
             }
+            let silent_at = self.silent_at();
             let Some(line) = &mut self.line else {
                 sleep(self.dial_at.saturating_duration_since(Instant::now())).await;
-                return match self.dial().await {
-                    Ok(()) => Event::Back,
-                    Err(reason) => self.broken(reason),
-                };
+                match self.dial().await {
+                    Ok(()) if self.speaks_v1 => continue,
+                    Ok(()) => return Event::Plain,
+                    Err(reason) => return self.broken(reason),
+                }
             };
             line.take_answers();
-            let silent_at = self.heard_at + PING_INTERVAL;
             let event = match timeout_at(silent_at, moved(line, self.writes)).await {
                 Ok(moved) => self.moved(moved),
-                Err(_) if self.pinged => Some(self.broken("the server answers no more".into())),
-                Err(_) => {
-                    self.pinged = true;
-                    self.heard_at = Instant::now();
-                    line.push_control(Control::Ping, b"");
-                    None
-                }
+                Err(_) => self.silent(),
             };
             if let Some(event) = event {
                 return event;
@@ -190,19 +238,53 @@ impl Subscription {
     async fn dial(&mut self) -> Result<(), String> {
         let mut layers = Layers::default();
         let connected = connect::connect(&self.endpoint, self.tls.as_ref(), &mut layers).await;
+        let address = &self.endpoint.address;
         let connected = connected.map_err(|failure| {
             let advice = match layers.last() {
                 Some("tcp") => "; does the pipeline run?",
                 _ => "",
             };
-            let address = &self.endpoint.address;
             format!("cannot connect to {address}: {}{advice}", failure.message)
         })?;
-        let line = Line::new(connected, Position::default()).map_err(|error| error.to_string())?;
+        self.speaks_v1 = connected.subprotocol.as_deref() == Some(V1);
+        if !self.speaks_v1 && (self.insists || self.receiver.place().is_some()) {
+            return Err(format!(
+                "the server at {address} does not speak wirefall.v1: it knows no positions, names or keys"
+            ));
+        }
+        let mut line =
+            Line::new(connected, Position::default()).map_err(|error| error.to_string())?;
+        if self.speaks_v1 {
+            line.push_text(&self.receiver.subscribe().encode());
+        }
         self.line = Some(line);
         self.writes = true;
+        self.pinged = false;
+        self.asked_wait = Duration::ZERO;
         self.heard_at = Instant::now();
         Ok(())
+    }
+
+    /// When the server has been silent for too long.
+    fn silent_at(&self) -> Instant {
+        let silence_max = match (self.speaks_v1, self.receiver.silence_max()) {
+            (false, _) => PING_INTERVAL,
+            (true, None) => HELLO_TIMEOUT,
+            (true, Some(silence_max)) => silence_max,
+        };
+        self.heard_at + silence_max
+    }
+
+    /// The server is silent: a plain one is asked once whether it lives, the other should have said so.
+    fn silent(&mut self) -> Option<Event> {
+        if self.speaks_v1 || self.pinged {
+            return Some(self.broken("the server answers no more".into()));
+        }
+        self.pinged = true;
+        self.heard_at = Instant::now();
+        let line = self.line.as_mut()?;
+        line.push_control(Control::Ping, b"");
+        None
     }
 
     /// Bytes moved; tells if that was the end.
@@ -225,30 +307,72 @@ impl Subscription {
     /// The next event in what was read.
     fn take(&mut self) -> Option<Event> {
         loop {
-            let (payload, text) = match self.line.as_mut()?.next()? {
-                Ok(Message::Text(text)) => (text.into(), true),
-                Ok(Message::Binary(bytes)) => (bytes, false),
-                Ok(Message::Close(Some(close))) if close.code == CloseCode::Normal => {
-                    self.line.take()?.answer_close();
-                    self.ended = true;
-                    return Some(Event::End);
-                }
-                Ok(Message::Close(close)) => {
-                    self.line.as_mut()?.answer_close();
-                    return Some(self.broken(words::of_close(close.as_ref())));
-                }
+            let (payload, kind) = match self.line.as_mut()?.next()? {
+                Ok(Message::Text(text)) => (text.into(), Kind::Text),
+                Ok(Message::Binary(bytes)) => (bytes, Kind::Binary),
+                Ok(Message::Close(close)) => return Some(self.closed(close.as_ref())),
                 Ok(_) => continue,
                 Err(error) => return Some(self.broken(words::of_error(&error))),
             };
-            self.wait = BACKOFF_MIN;
-            return Some(Event::Frame { payload, text });
+            match self.understand(payload, kind) {
+                Ok(None) => (),
+                Ok(Some(event)) => return Some(event),
+                Err(wrong) => {
+                    let reason = format!("the server breaks wirefall.v1: {wrong}");
+                    return Some(self.broken(reason));
+                }
+            }
         }
+    }
+
+    /// What a message means.
+    fn understand(&mut self, payload: Bytes, kind: Kind) -> Result<Option<Event>, Wrong> {
+        let heard = match self.speaks_v1 {
+            true => self.receiver.hear(kind, &payload)?,
+            false => Heard::Data,
+        };
+        if !matches!(heard, Heard::Hello(_) | Heard::Bye(_)) {
+            self.wait = BACKOFF_MIN;
+        }
+        Ok(match heard {
+            Heard::Data => Some(Event::Frame {
+                payload,
+                text: kind == Kind::Text,
+            }),
+            Heard::Hello(hello) => Some(Event::Hello(hello)),
+            Heard::Gap(lost) => Some(Event::Gap(lost)),
+            Heard::Mark => Some(Event::Marked),
+            Heard::Bye(bye) => {
+                let after = Duration::from_millis(bye.retry_after_ms.unwrap_or(0));
+                self.asked_wait = after.min(RETRY_AFTER_MAX);
+                None
+            }
+            Heard::Life => None,
+        })
+    }
+
+    /// The server has closed: for good, or to come again.
+    fn closed(&mut self, close: Option<&CloseFrame>) -> Event {
+        if let Some(line) = &mut self.line {
+            line.answer_close();
+        }
+        let told = words::of_close(close);
+        let event = match close.map(|close| u16::from(close.code)) {
+            Some(close::END) => Event::End,
+            Some(close::WRONG | close::UNKNOWN | close::FORBIDDEN | close::TAKEN) => {
+                Event::Refused(told)
+            }
+            _ => return self.broken(told),
+        };
+        self.line = None;
+        self.ended = Some(event.clone());
+        event
     }
 
     fn broken(&mut self, reason: String) -> Event {
         self.line = None;
         self.pinged = false;
-        let wait = self.wait.mul_f64(fastrand::f64());
+        let wait = self.asked_wait + self.wait.mul_f64(fastrand::f64());
         self.wait = (self.wait * 2).min(BACKOFF_MAX);
         self.dial_at = Instant::now() + wait;
         Event::Broken { reason, wait }
@@ -271,7 +395,7 @@ mod tests {
     use futures_util::{SinkExt, StreamExt};
     use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
-    use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
     use super::*;
 
@@ -293,7 +417,7 @@ mod tests {
             let _ = socket.get_mut().read_to_end(&mut more).await;
             more
         });
-        let mut subscription = Subscription::new(&url, None).unwrap();
+        let mut subscription = Subscription::new(&url, None, Wanted::default(), None).unwrap();
         subscription.connect().await.unwrap();
         let last = Event::Frame {
             payload: "last".into(),

@@ -31,6 +31,8 @@ pub enum Heard {
     Gap(Option<u64>),
     /// It closes.
     Bye(Bye),
+    /// Everything before has a position.
+    Mark,
     /// Nothing but that the sender lives.
     Life,
 }
@@ -106,7 +108,7 @@ impl Receiver {
             (Notice::Hello(_), Some(_)) => Err(Wrong::new("a second `hello`")),
             (Notice::Mark(mark), Some(_)) => {
                 self.come_to(mark.position);
-                Ok(Heard::Life)
+                Ok(Heard::Mark)
             }
             (Notice::Gap(gap), Some(_)) => {
                 self.come_to(gap.from);

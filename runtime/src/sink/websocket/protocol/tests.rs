@@ -270,7 +270,7 @@ fn a_receiver_takes_nothing_before_hello_and_no_record_for_control() {
         since,
     };
     assert_eq!(receiver.place(), Some(&place("a.1", 1)));
-    assert_eq!(receiver.hear(Kind::Binary, mark), Ok(Heard::Life));
+    assert_eq!(receiver.hear(Kind::Binary, mark), Ok(Heard::Mark));
     assert_eq!(receiver.place(), Some(&place("a.5", 0)));
     let gap = br#"{"type":"gap","from":"a.7","lost":2}"#;
     assert_eq!(receiver.hear(Kind::Binary, gap), Ok(Heard::Gap(Some(2))));

@@ -227,7 +227,7 @@ fn run(seed: u64) {
                 }
             }
             Heard::Gap(lost) => kept.gaps.push((kept.records.len(), lost)),
-            Heard::Bye(_) | Heard::Life => {}
+            Heard::Bye(_) | Heard::Mark | Heard::Life => {}
         };
     // The first `hello` always arrives: before it there is no place to lose.
     let hello = session.under_way.pop_front().expect("hello");

@@ -103,7 +103,7 @@ impl Peer {
                 Ok(Heard::Data) => Told::Record(LAST.get()),
                 Ok(Heard::Gap(lost)) => Told::Gap(lost),
                 Ok(Heard::Bye(bye)) => Told::Bye(bye.reason),
-                Ok(Heard::Life | Heard::Hello(_)) => continue,
+                Ok(Heard::Mark | Heard::Life | Heard::Hello(_)) => continue,
                 Err((code, reason)) => Told::Closed(code, reason),
             };
         }
