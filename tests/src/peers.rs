@@ -130,6 +130,18 @@ pub fn subscriber(test: &str, language: Language, url: &str) -> Option<Process> 
     Some(process)
 }
 
+/// A subscriber of another language that speaks `wirefall.v1` and comes back at its place after a break:
+/// prints each record as a line; to standard error `hello RESUMED LOST` at each connection. It has
+/// subscribed when this returns. `None`: not here.
+pub fn resuming(test: &str, language: Language, url: &str, from: &str) -> Option<Process> {
+    let Some(mut command) = script(language, "subscriber_v1") else {
+        return skip(test, &format!("{language:?} with its WebSocket library"));
+    };
+    let mut process = Process::start(command.args([url, from]));
+    process.wait_for_line("hello ");
+    Some(process)
+}
+
 /// websocat as a subscriber: prints each record as a line. It has subscribed when this returns. `None`:
 /// not here.
 pub fn websocat(test: &str, url: &str) -> Option<Process> {
@@ -177,6 +189,11 @@ impl Nginx {
             key.display()
         );
         Self::start_with(test, to, " ssl", &tls)
+    }
+
+    /// Starts one that cuts a connection on which the server says nothing for a second. `None`: not here.
+    pub fn start_impatient(test: &str, to: SocketAddr) -> Option<Self> {
+        Self::start_with(test, to, "", "proxy_read_timeout 1s;")
     }
 
     fn start_with(test: &str, to: SocketAddr, flags: &str, more: &str) -> Option<Self> {

@@ -25,7 +25,12 @@ pub fn push(folder: &Folder, address: SocketAddr, source: &[&str], sink: &[&str]
 
 /// Writes a pipeline that publishes what comes on standard input, on a free port.
 pub fn publish(folder: &Folder, sink: &[&str]) -> PathBuf {
-    let mut sink_config = vec!["listen: 127.0.0.1:0".to_owned()];
+    publish_at(folder, SocketAddr::from(([127, 0, 0, 1], 0)), sink)
+}
+
+/// The same, at an address that it can come back to.
+pub fn publish_at(folder: &Folder, address: SocketAddr, sink: &[&str]) -> PathBuf {
+    let mut sink_config = vec![format!("listen: {address}")];
     sink_config.extend(sink.iter().map(|line| (*line).to_owned()));
     pipeline(folder, "stdin", &[], &sink_config, "")
 }

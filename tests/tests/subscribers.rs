@@ -179,7 +179,7 @@ fn subscribe_says_what_is_wrong() {
 }
 
 #[test]
-fn a_signal_closes_subscribers_with_going_away() {
+fn a_signal_tells_subscribers_to_come_again() {
     let folder = Folder::new();
     let (mut run, url) = run(&folder, &[]);
     let test = "a_signal_closes_subscribers";
@@ -191,7 +191,7 @@ fn a_signal_closes_subscribers_with_going_away() {
     run.signal(Signal::Terminate);
     let ended = subscriber.wait().expect(0);
     assert!(
-        ended.stderr.contains("closed 1001 going away"),
+        ended.stderr.contains("closed 1012 restart"),
         "{}",
         ended.stderr
     );

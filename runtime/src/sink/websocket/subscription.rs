@@ -277,6 +277,10 @@ impl Subscription {
 
     /// The server is silent: a plain one is asked once whether it lives, the other should have said so.
     fn silent(&mut self) -> Option<Event> {
+        if self.speaks_v1 && self.receiver.silence_max().is_none() {
+            let reason = "the server chose wirefall.v1 and does not say hello";
+            return Some(self.broken(reason.into()));
+        }
         if self.speaks_v1 || self.pinged {
             return Some(self.broken("the server answers no more".into()));
         }

@@ -92,8 +92,20 @@ impl Running {
 
     /// Appends records with the numbers that follow, padded to `bytes`.
     async fn publish(&mut self, count: u64, bytes: usize) {
+        self.publish_with(count, bytes, |_| None).await;
+    }
+
+    /// The same, each with a key.
+    async fn publish_with(
+        &mut self,
+        count: u64,
+        bytes: usize,
+        key: impl Fn(u64) -> Option<&'static str>,
+    ) {
         let numbers = self.published..self.published + count;
-        let records = Records::of_payloads(numbers.map(|n| format!("{n:0bytes$}")).collect());
+        let payloads = numbers.clone().map(|n| format!("{n:0bytes$}")).collect();
+        let mut records = Records::of_payloads(payloads);
+        records.keys = numbers.map_while(key).collect();
         let batch = Batch {
             number: 0,
             partition: Partition::new("p"),

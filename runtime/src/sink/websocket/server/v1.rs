@@ -11,8 +11,8 @@ use super::names::Held;
 use crate::journal::{Journal, Position, Read};
 use crate::sink::framing::{Batching, Carrier};
 use crate::sink::websocket::protocol::{
-    Ack, Acked, Facts, Keys, Kind, MARK_RECORDS_MAX, Reason, Request, Sender, Start, Subscribe,
-    Walk, Wrong,
+    Acked, Facts, Keys, Kind, MARK_RECORDS_MAX, Reason, Request, Sender, Start, Subscribe, Walk,
+    Wrong,
 };
 
 /// See the module.
@@ -20,8 +20,8 @@ pub(super) struct V1 {
     sender: Sender,
     /// What it asked for; `None` before it has.
     session: Option<Asked>,
-    /// The furthest ack that was not settled yet: only the last of a read counts.
-    ack: Option<Ack>,
+    /// The furthest ack that was not settled yet, as a position and frames behind it.
+    ack: Option<(Position, u64)>,
 }
 
 struct Asked {
@@ -62,7 +62,10 @@ impl V1 {
             (Request::Subscribe(_), Some(_)) => Err(Wrong("a second `subscribe`".to_owned())),
             (Request::Ack(_), None) => Err(Wrong("`ack` before `subscribe`".to_owned())),
             (Request::Ack(ack), Some(_)) => {
-                self.ack = Some(ack);
+                if let Acked::Behind { position, since } = self.sender.acked(&ack) {
+                    // A mark is behind all frames before it, so the later position is the further place.
+                    self.ack = self.ack.max(Some((position, since)));
+                }
                 Ok(Said::Ack)
             }
         }
@@ -105,10 +108,7 @@ impl V1 {
     /// # Errors
     /// More was acknowledged.
     pub(super) fn settle_ack(&mut self, hub: &Hub, sent: Position) -> Result<(), Wrong> {
-        let (Some(ack), Some(asked)) = (self.ack.take(), &self.session) else {
-            return Ok(());
-        };
-        let Acked::Behind { position, since } = self.sender.acked(&ack) else {
+        let (Some((position, since)), Some(asked)) = (self.ack.take(), &self.session) else {
             return Ok(());
         };
         let beyond = || Wrong("`ack` beyond what was sent".to_owned());

@@ -1,7 +1,7 @@
 //! Subscribers that speak `wirefall.v1`, over real sockets.
 
 use super::*;
-use crate::sink::websocket::protocol::{Heard, Hello, Kind, Place, Reason, Receiver, Wanted};
+use crate::sink::websocket::protocol::{Heard, Hello, Keys, Kind, Place, Reason, Receiver, Wanted};
 
 /// A subscriber with a place.
 struct Peer {
@@ -457,4 +457,85 @@ async fn i4_a_name_that_may_hold_the_journal_does_so_for_as_long_as_it_may() {
     let (_, hello) = running.named("archive").await;
     let tail = running.journal.marks().borrow().tail;
     assert_eq!((hello.resumed, hello.lost), (false, Some(tail.0 - 100)));
+}
+
+#[tokio::test]
+async fn i2_a_filter_brings_each_record_of_its_keys_through_breaks() {
+    let framings = [
+        json!({}),
+        json!({ "framing": "ndjson", "batch": { "records": 7, "time": "1ms" } }),
+    ];
+    for settings in framings {
+        let mut running = Running::start(settings, 64 << 20).await;
+        let wanted = Wanted {
+            from: Some("earliest".parse().expect("a word")),
+            keys: Some(Keys::new(["three".to_owned(), "none".to_owned()])),
+            ..Wanted::default()
+        };
+        let key = |n: u64| {
+            Some(if n.is_multiple_of(3) {
+                "three"
+            } else {
+                "other"
+            })
+        };
+        let (mut peer, _) = running.ask(wanted).await;
+        let mut seen = 0;
+        for round in 0..10_u64 {
+            running.publish_with(700, 50, key).await;
+            for _ in 0..1 + 37 * round % 200 {
+                assert_eq!(peer.next().await, Told::Record(seen));
+                seen += 3;
+            }
+            let Peer { client, receiver } = peer;
+            drop(client);
+            let hello;
+            (peer, hello) = running.resume(receiver).await;
+            assert_eq!((hello.resumed, hello.lost), (true, Some(0)));
+        }
+        while seen < running.published {
+            assert_eq!(peer.next().await, Told::Record(seen));
+            seen += 3;
+        }
+        // What passes by without a record for it moves its place all the same.
+        let before = peer.until_marked().await;
+        let marks = running.journal.marks();
+        while running.published < 200_000 {
+            running.publish_with(700, 50, |_| Some("other")).await;
+        }
+        while peer.receiver.place() == Some(&before) {
+            let heard = hear(&mut peer.client, &mut peer.receiver).await;
+            assert_eq!(heard, Ok(Heard::Mark));
+        }
+        assert!(marks.borrow().head > Position(seen));
+    }
+}
+
+#[tokio::test]
+async fn i2_acks_between_marks_are_exact_and_one_behind_means_nothing() {
+    let settings = json!({ "framing": "ndjson", "batch": { "records": 7, "time": "1ms" } });
+    let mut running = Running::start(settings, 64 << 20).await;
+    let (mut peer, hello) = running.named("archive").await;
+    running.publish(70, 8).await;
+    while peer.receiver.place().map(|place| place.since) != Some(3) {
+        let next = soon("a frame", peer.client.next()).await;
+        let Some(Ok(Message::Text(text))) = next else {
+            panic!("{next:?}");
+        };
+        assert!(peer.receiver.hear(Kind::Text, text.as_bytes()).is_ok());
+    }
+    peer.acks().await;
+    peer.says(&format!(r#"{{"type":"ack","position":"{}"}}"#, hello.from))
+        .await;
+    peer.says(r#"{"type":"ack","position":"of.another.epoch"}"#)
+        .await;
+    // What follows is answered after them.
+    let ping = Message::Ping(b"?".to_vec().into());
+    peer.client.send(ping).await.expect("sent");
+    while !matches!(
+        soon("a Pong", peer.client.next()).await,
+        Some(Ok(Message::Pong(_)))
+    ) {}
+    let (_, hello) = running.named("archive").await;
+    assert!(hello.from.ends_with(".21"), "{hello:?}");
 }
