@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::driver::Problem;
 use crate::sink::websocket::protocol::is_name;
@@ -16,7 +16,7 @@ use crate::units::Span;
 const NAMES_MAX: usize = 64;
 
 /// What becomes of a subscriber that the journal goes on without.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Policy {
     /// It is disconnected, with how many records it lost.
@@ -27,7 +27,7 @@ pub(super) enum Policy {
 }
 
 /// The key as it is written.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum OnLag {
     /// The same for all.
@@ -43,7 +43,7 @@ impl Default for OnLag {
 }
 
 /// Subscribers that hold the source back instead of losing records.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Block {
     /// Names (`wirefall.v1`) for which the journal keeps what they have not acknowledged, here or away;
