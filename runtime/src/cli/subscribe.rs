@@ -188,6 +188,7 @@ impl Following {
                 }
             }
             Event::Marked => self.unkept = true,
+            Event::Parting => self.keep()?,
             Event::Hello(hello) => {
                 if let Some(stream) = self.printer.stream().filter(|s| *s != hello.stream) {
                     let (stream, other) = (stream.to_owned(), hello.stream);

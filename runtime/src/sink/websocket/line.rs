@@ -198,6 +198,11 @@ impl Line {
         })
     }
 
+    /// Writes what the kernel takes at once.
+    pub(super) fn write_now(&mut self) {
+        let _ = poll_fn(|cx| self.poll_write(cx, true)).now_or_never();
+    }
+
     /// Answers the peer's Close where the kernel takes it at once and no frame is half written.
     pub(super) fn answer_close(&mut self) {
         // The library makes its answer when it is asked for what comes after the Close.

@@ -66,6 +66,8 @@ pub enum Event {
     Gap(Option<u64>),
     /// Everything before has a position: a good moment to make it safe.
     Marked,
+    /// The server is about to close: the last moment to acknowledge.
+    Parting,
     /// The server says that the stream is complete.
     End,
     /// The server closed for good; its words.
@@ -349,7 +351,7 @@ impl Subscription {
             Heard::Bye(bye) => {
                 let after = Duration::from_millis(bye.retry_after_ms.unwrap_or(0));
                 self.asked_wait = after.min(RETRY_AFTER_MAX);
-                None
+                Some(Event::Parting)
             }
             Heard::Life => None,
         })
@@ -358,6 +360,7 @@ impl Subscription {
     /// The server has closed: for good, or to come again.
     fn closed(&mut self, close: Option<&CloseFrame>) -> Event {
         if let Some(line) = &mut self.line {
+            line.write_now();
             line.answer_close();
         }
         let told = words::of_close(close);

@@ -222,3 +222,104 @@ fn pin(journal: &dyn Journal, at: Position) -> Cursor {
     let tail = journal.marks().borrow().tail;
     journal.pin(at.max(tail))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::memory::{Memory, Retention};
+    use crate::journal::{Chunk, Frame};
+
+    fn chunk() -> Chunk {
+        Chunk {
+            wire: vec![b'x'; 10].into(),
+            frames: [Frame {
+                wire_end: 10,
+                payload_start: 0,
+                records_end: 1,
+            }][..]
+                .into(),
+            records: [(0, 10)][..].into(),
+            ..Chunk::default()
+        }
+    }
+
+    fn journal(chunks: u64) -> Memory {
+        Memory::new(Retention {
+            bytes_max: chunk().bytes() * chunks,
+            age_max: None,
+            history: true,
+        })
+    }
+
+    fn names(journal: &Memory, deadline: Duration) -> Names {
+        let lag = LagPlan {
+            block: vec!["archive".to_owned()],
+            deadline,
+            ..LagPlan::default()
+        };
+        Names::new(&lag, Arc::new(journal.clone()), Arc::default())
+    }
+
+    async fn append(journal: &Memory, count: usize) {
+        for _ in 0..count {
+            journal.append(chunk(), Vec::new()).await.unwrap();
+        }
+    }
+
+    fn tail(journal: &Memory) -> Position {
+        journal.marks().borrow().tail
+    }
+
+    #[tokio::test]
+    async fn i4_a_name_holds_from_where_an_earlier_run_left_it_until_the_deadline() {
+        let journal = journal(4);
+        append(&journal, 2).await;
+        journal.remember("archive", Position(1));
+        let deadline = Duration::from_secs(30);
+        let names = names(&journal, deadline);
+        append(&journal, 3).await;
+        assert_eq!(tail(&journal), Position(1), "one could go, and one is held");
+        let now = Instant::now();
+        assert!(names.release(now) <= now + deadline);
+        assert_eq!(names.metrics.holds_expired.get(), 0);
+        names.release(now + deadline);
+        assert_eq!(names.metrics.holds_expired.get(), 1);
+        append(&journal, 3).await;
+        assert_eq!(tail(&journal), Position(4));
+        // It holds again from its next ack on.
+        let (held, remembered) = names.take("archive");
+        assert_eq!(remembered, Some(Position(1)));
+        names.acked(&held, Position(6));
+        append(&journal, 2).await;
+        assert_eq!(tail(&journal), Position(6));
+    }
+
+    #[tokio::test]
+    async fn who_has_acknowledged_everything_is_never_too_slow() {
+        let journal = journal(4);
+        let names = names(&journal, Duration::from_secs(30));
+        let (held, _) = names.take("archive");
+        names.begin(&held, Position(0));
+        append(&journal, 2).await;
+        names.acked(&held, Position(2));
+        names.release(Instant::now() + Duration::from_secs(3600));
+        assert_eq!(names.metrics.holds_expired.get(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_session_that_lost_its_name_moves_no_cursor() {
+        let journal = journal(4);
+        append(&journal, 3).await;
+        let names = names(&journal, Duration::from_secs(30));
+        let (first, _) = names.take("other");
+        names.begin(&first, Position(0));
+        let (second, remembered) = names.take("other");
+        assert!(first.taken.is_cancelled() && !second.taken.is_cancelled());
+        assert_eq!(remembered, Some(Position(0)));
+        names.acked(&first, Position(2));
+        names.leave(&first);
+        names.acked(&second, Position(1));
+        names.acked(&second, Position(0));
+        assert_eq!(journal.remembered("other"), Some(Position(1)));
+    }
+}

@@ -246,12 +246,10 @@ impl<'a> Subscriber<'a> {
     /// where `wirefall.v1` is spoken.
     fn digest(&mut self) {
         self.take_messages();
-        if self.stage != Stage::Streaming {
-            return;
-        }
         let sent = self.session.position();
         if let Some(v1) = &mut self.v1
             && let Err(wrong) = v1.settle_ack(self.hub, sent)
+            && self.stage == Stage::Streaming
         {
             self.wrong(&wrong);
         }
@@ -274,14 +272,16 @@ impl<'a> Subscriber<'a> {
                     return;
                 }
             };
-            let open = matches!(self.stage, Stage::Greeting { .. } | Stage::Streaming);
-            let Some(v1) = self.v1.as_mut().filter(|_| open) else {
+            let Some(v1) = &mut self.v1 else {
                 continue;
             };
+            let open = matches!(self.stage, Stage::Greeting { .. } | Stage::Streaming);
             match v1.hear(&payload) {
-                Ok(Said::Subscribe(subscribe)) => self.begin(subscribe),
+                // An ack counts until the answer to our Close.
                 Ok(Said::Ack) => (),
-                Err(wrong) => self.wrong(&wrong),
+                Ok(Said::Subscribe(subscribe)) if open => self.begin(subscribe),
+                Err(wrong) if open => self.wrong(&wrong),
+                Ok(Said::Subscribe(_)) | Err(_) => (),
             }
         }
     }

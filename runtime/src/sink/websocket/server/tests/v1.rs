@@ -328,6 +328,32 @@ async fn a_drain_says_when_to_come_again_and_the_end_says_that_it_is() {
 }
 
 #[tokio::test]
+async fn who_has_not_asked_yet_is_told_to_come_again_too() {
+    let running = Running::start(json!({}), 1 << 20).await;
+    let mut client = running.dial_v1().await;
+    running.until_subscribers(1).await;
+    running.stop.drain.cancel();
+    let close = next(&mut client).await.expect_err("a Close");
+    assert_eq!(close, (1012, "restart".to_owned()));
+}
+
+#[tokio::test]
+async fn an_ack_after_bye_counts() {
+    let mut running = Running::start(json!({}), 64 << 20).await;
+    let (mut peer, _) = running.named("archive").await;
+    running.publish(10, 8).await;
+    running.stop.drain.cancel();
+    running.journal.close();
+    peer.takes(0..10).await;
+    assert_eq!(peer.next().await, Told::Bye(Reason::Restart));
+    peer.acks().await;
+    peer.closed().await;
+    let journal = running.journal.clone();
+    running.ended().await;
+    assert_eq!(journal.remembered("archive"), Some(Position(10)));
+}
+
+#[tokio::test]
 async fn a_heartbeat_comes_when_nothing_else_does() {
     let running = Running::start(json!({ "heartbeat": "20ms" }), 1 << 20).await;
     let (mut peer, hello) = running.from("latest").await;
