@@ -14,6 +14,7 @@
 //! | [`failover`] | where records go that could not be formatted or delivered |
 //! | [`pipeline`] | the one loop that joins them and alone acknowledges and commits |
 //! | [`ack`], [`checkpoint`] | what was confirmed, and how far the source may commit |
+//! | [`credentials`] | who may subscribe, feed and operate: GUIDs, digests of secrets, their file |
 //! | [`driver`] | what every driver table shares: a driver, its config's problems, facts for its check |
 //! | [`units`], [`files`], [`metrics`] | sizes and times as people write them; folders that are synced; counters |
 //! | [`cli`] | the command line; a file a verb |
@@ -25,6 +26,7 @@ pub mod ack;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod driver;
 pub mod failover;
 pub mod files;

@@ -12,9 +12,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("files", &[]),
     ("record", &[]),
+    ("credentials", &["files", "units"]),
     ("driver", &[]),
     ("checkpoint", &["record"]),
-    ("journal", &["checkpoint", "driver"]),
+    ("journal", &["checkpoint", "driver", "record"]),
     ("ack", &["checkpoint", "journal", "record"]),
     (
         "source",
@@ -24,7 +25,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("plugin", &["record", "units"]),
     (
         "sink",
-        &["driver", "files", "journal", "metrics", "record", "units"],
+        &[
+            "credentials",
+            "driver",
+            "files",
+            "journal",
+            "metrics",
+            "record",
+            "units",
+        ],
     ),
     (
         "config",

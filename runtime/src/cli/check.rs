@@ -70,14 +70,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
 /// # Errors
 /// How the process ends: the file is wrong, or the machine is (no cargo to build a plugin with).
 pub(super) fn load(file: &Path, globals: &Globals, told: &mut dyn Write) -> Result<Plan, Exit> {
-    let text = match read_bounded(file, FILE_BYTES_MAX as u64 + 1) {
-        Ok(text) => text,
-        Err(error) => {
-            let problem = Diagnostic::of_file(file, format!("cannot read the file: {error}"));
-            print(&[problem], globals, told);
-            return Err(Exit::Wrong);
-        }
-    };
+    let text = read(file, globals, told)?;
     let environment_failed = Cell::new(false);
     let plugins = |path: &str| {
         plugin_facts(path).map_err(|error| {
@@ -105,6 +98,18 @@ pub(super) fn load(file: &Path, globals: &Globals, told: &mut dyn Write) -> Resu
             }
         }
     }
+}
+
+/// Reads a pipeline file.
+///
+/// # Errors
+/// It cannot be read, which is told.
+pub(super) fn read(file: &Path, globals: &Globals, told: &mut dyn Write) -> Result<Vec<u8>, Exit> {
+    read_bounded(file, FILE_BYTES_MAX as u64 + 1).map_err(|error| {
+        let problem = Diagnostic::of_file(file, format!("cannot read the file: {error}"));
+        print(&[problem], globals, told);
+        Exit::Wrong
+    })
 }
 
 /// The environment of this process, and files read with a bound.
@@ -146,7 +151,7 @@ pub(super) fn plugin_facts(path: &str) -> Result<PluginFacts, PluginError> {
     })
 }
 
-fn print(diagnostics: &[Diagnostic], globals: &Globals, told: &mut dyn Write) {
+pub(super) fn print(diagnostics: &[Diagnostic], globals: &Globals, told: &mut dyn Write) {
     let text = if globals.json {
         let lines = diagnostics.iter().map(|one| format!("{}\n", json!(one)));
         lines.collect()

@@ -19,6 +19,7 @@ macro_rules! say {
 
 mod build;
 mod check;
+mod credentials;
 mod inspect;
 mod new;
 mod receive;
@@ -126,6 +127,8 @@ enum Verb {
     Receive(receive::Args),
     /// Be a client of a published stream and print what arrives
     Subscribe(subscribe::Args),
+    /// Make, list, rotate and revoke the credentials of a stream
+    Credentials(credentials::Args),
 }
 
 /// Parses the command line and runs the verb.
@@ -144,6 +147,7 @@ pub fn main() -> ExitCode {
         Verb::Inspect(args) => inspect::run(args, globals),
         Verb::Receive(args) => receive::run(args, globals),
         Verb::Subscribe(args) => subscribe::run(args, globals),
+        Verb::Credentials(args) => credentials::run(args, globals),
     };
     match ended {
         Ok(exit) => exit.into(),

@@ -41,18 +41,7 @@ pub fn check(
     environment: &Environment,
     plugins: &Plugins<'_>,
 ) -> Result<(Plan, Vec<Diagnostic>), Vec<Diagnostic>> {
-    let mut secrets = Secrets::default();
-    let mut found = Vec::new();
-    let root = expand(&spec, &spec.root, environment, &mut secrets, &mut found);
-    let unset = found.iter().map(|one| (one.line, one.column)).collect();
-    let mut checker = Checker {
-        spec: Arc::new(spec),
-        root,
-        secrets,
-        unset,
-        cut: Vec::new(),
-        found,
-    };
+    let mut checker = Checker::new(spec, environment);
     let plan = checker.plan(environment, plugins);
     let mut found = checker.found;
     if plan.is_none() && found.iter().all(is_warning) {
@@ -63,6 +52,35 @@ pub fn check(
     found.dedup();
     match plan {
         Some(plan) if found.iter().all(is_warning) => Ok((plan, found)),
+        _ => Err(found),
+    }
+}
+
+/// Checks `service` alone.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check_service(
+    mut spec: Spec,
+    environment: &Environment,
+) -> Result<ServicePlan, Vec<Diagnostic>> {
+    if let Kind::Map(entries, _) = &mut spec.root.kind {
+        entries.retain(|(key, _)| key.name == "service");
+    }
+    let mut checker = Checker::new(spec, environment);
+    let mut file = checker.root.to_json();
+    let service = checker.service(&mut file);
+    let mut found = checker.found;
+    found.retain(|one| !is_warning(one));
+    match service {
+        Some(service) if found.is_empty() => {
+            let folder = checker.spec.file.parent().unwrap_or(Path::new(""));
+            Ok(service_plan(service, folder))
+        }
+        _ if found.is_empty() => {
+            let message = "the file has no `service`";
+            Err(vec![Diagnostic::of_file(&checker.spec.file, message)])
+        }
         _ => Err(found),
     }
 }
@@ -80,6 +98,21 @@ struct Checker {
 }
 
 impl Checker {
+    fn new(spec: Spec, environment: &Environment) -> Self {
+        let mut secrets = Secrets::default();
+        let mut found = Vec::new();
+        let root = expand(&spec, &spec.root, environment, &mut secrets, &mut found);
+        let unset = found.iter().map(|one| (one.line, one.column)).collect();
+        Self {
+            spec: Arc::new(spec),
+            root,
+            secrets,
+            unset,
+            cut: Vec::new(),
+            found,
+        }
+    }
+
     fn plan(&mut self, environment: &Environment, plugins: &Plugins<'_>) -> Option<Plan> {
         let mut file = self.root.to_json();
         self.ignore(

@@ -26,7 +26,7 @@ pub use check::check;
 pub use diagnostic::{Diagnostic, Severity, render_all};
 pub use docs::docs;
 pub use expand::{Environment, ReadFile, Variable};
-pub use plan::Plan;
+pub use plan::{Plan, ServicePlan};
 pub use schema::schema;
 pub use spec::{FILE_BYTES_MAX, Spec};
 
@@ -70,4 +70,18 @@ pub fn load(
             Err(all)
         }
     }
+}
+
+/// Reads and checks the `service` of a pipeline file alone: for verbs that have to know where its state is,
+/// and neither its secrets nor its plugins.
+///
+/// # Errors
+/// What is wrong with the file's shape, or with `service`.
+pub fn service(
+    file: &Path,
+    text: &[u8],
+    environment: &Environment,
+) -> Result<ServicePlan, Vec<Diagnostic>> {
+    let (spec, _) = Spec::parse(file, text)?;
+    check::check_service(spec, environment)
 }
