@@ -5,9 +5,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What a sink counts while it runs. Shared, monotonic.
+/// What a run counts. Shared, monotonic but for the gauges.
 #[derive(Debug, Default)]
 pub struct Metrics {
+    /// What the loop tells of the run.
+    pub flow: Flow,
     /// Records handed to a peer, resends included.
     pub records_sent: Counter,
     /// Payload bytes handed to a peer.
@@ -32,6 +34,32 @@ pub struct Metrics {
     pub wrong_requests: Counter,
 }
 
+/// The account of a run as far as it has come (I2), and how busy it is. The loop sets it a few times a
+/// second from what it counts itself.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// Records that the source gave.
+    pub read: Counter,
+    /// Records that the peer confirmed.
+    pub delivered: Counter,
+    /// Records that were appended for subscribers.
+    pub published: Counter,
+    /// Records for which the plugins emitted nothing.
+    pub filtered: Counter,
+    /// Records that are safe in the failover.
+    pub failed_over: Counter,
+    /// Records that were dropped because the configuration says so.
+    pub dropped: Counter,
+    /// Of the delivered or published ones: those that a plugin failed on and `on_error: pass` let go.
+    pub passed: Counter,
+    /// Batches that wait for a worker.
+    pub queued_batches: Counter,
+    /// Most batches that may wait.
+    pub queue_batches_max: Counter,
+    /// Workers that run.
+    pub workers: Counter,
+}
+
 /// An atomic number.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -45,6 +73,11 @@ impl Counter {
     /// Subtracts `n`, for gauges.
     pub fn sub(&self, n: u64) {
         self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    /// Sets it to a value that is counted elsewhere.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     /// The value.

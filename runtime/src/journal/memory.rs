@@ -196,6 +196,10 @@ impl Journal for Memory {
         self.shared.marks.subscribe()
     }
 
+    fn bytes(&self) -> u64 {
+        self.shared.state().bytes
+    }
+
     fn epoch(&self) -> u64 {
         self.shared.epoch
     }

@@ -185,6 +185,9 @@ pub trait Journal: Send + Sync {
     /// Tail, watermark and head, and a way to wait for them to change.
     fn marks(&self) -> watch::Receiver<Marks>;
 
+    /// Bytes that it holds.
+    fn bytes(&self) -> u64;
+
     /// Changes when positions could mean other records than before. A peer's position of another
     /// epoch is unknown.
     fn epoch(&self) -> u64;

@@ -320,6 +320,11 @@ impl Books {
         }
     }
 
+    /// Where inputs went so far; `read` and `unconfirmed` are known at the end only.
+    pub(super) fn account(&self) -> &Account {
+        &self.account
+    }
+
     /// Whether something was settled since the last commit.
     pub(super) fn has_news(&self) -> bool {
         self.uncommitted

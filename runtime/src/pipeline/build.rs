@@ -39,6 +39,7 @@ pub struct Pipeline {
     pub(super) poisoned: mpsc::Receiver<Poisoned>,
     pub(super) failover: Option<OpenFailover>,
     pub(super) stop: Stop,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Opens a plan. `fresh` forgets the positions that an earlier run left.
@@ -70,15 +71,17 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
     }));
     let (confirmed_by_sink, confirmed) = watch::channel(Position::default());
     let (poisoned_by_sink, poisoned) = mpsc::channel(POISONED_MAX);
+    let metrics = Arc::new(Metrics::default());
     let sink = plan
         .sink
         .open(SinkContext {
             pipeline: plan.service.pipeline_id.clone(),
+            state_dir: plan.service.state_dir.clone(),
             journal: Arc::clone(&journal),
             confirmed: confirmed_by_sink,
             poisoned: poisoned_by_sink,
             stop: stop.clone(),
-            metrics: Arc::new(Metrics::default()),
+            metrics: Arc::clone(&metrics),
             reread: Arc::clone(&plan.reread_sink),
         })
         .await?;
@@ -106,6 +109,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         poisoned,
         failover,
         stop,
+        metrics,
     })
 }
 

@@ -22,6 +22,7 @@ use super::workers::{Done, Job, Pool, QUEUE_BATCHES, Reorder};
 use crate::driver::BoxFuture;
 use crate::journal::{Journal, JournalError, Position};
 use crate::record::Batch;
+use crate::metrics::Metrics;
 use crate::sink::{Delivered, Delivery, Poisoned, SinkError, Stop};
 use crate::source::{Oddities, Reader, SourceError};
 
@@ -119,8 +120,10 @@ impl Pipeline {
             confirmed: self.confirmed,
             poisoned: self.poisoned,
             error: None,
+            seen,
+            metrics: self.metrics,
         };
-        run.finish(self.replayable, &seen).await
+        run.finish(self.replayable).await
     }
 }
 
@@ -184,10 +187,13 @@ struct Run<'a> {
     confirmed: watch::Receiver<Position>,
     poisoned: mpsc::Receiver<Poisoned>,
     error: Option<RunError>,
+    /// Records that the reading task has read.
+    seen: Arc<Seen>,
+    metrics: Arc<Metrics>,
 }
 
 impl Run<'_> {
-    async fn finish(mut self, replayable: bool, seen: &Seen) -> Ended {
+    async fn finish(mut self, replayable: bool) -> Ended {
         let delivered = self.carry().await;
         let confirmed = *self.confirmed.borrow();
         self.note(|books| books.confirm(confirmed));
@@ -205,8 +211,8 @@ impl Run<'_> {
         if let Err(error) = self.books.commit().await {
             self.fail(error);
         }
-        let mut account = self.books.close(seen.records());
-        account.close(delivered, seen.oddities());
+        let mut account = self.books.close(self.seen.records());
+        account.close(delivered, self.seen.oddities());
         if !replayable && account.unconfirmed > 0 {
             tracing::warn!(
                 records = account.unconfirmed,
@@ -309,12 +315,34 @@ impl Run<'_> {
                         self.fail(error);
                     }
                 }
-                _ = scale.tick(), if self.input == Input::Open => {
-                    if let Err(error) = self.pool.scale() {
+                _ = scale.tick() => {
+                    if self.input == Input::Open && let Err(error) = self.pool.scale() {
                         self.fail(error.into());
                     }
+                    self.tell();
                 }
             }
+        }
+    }
+
+    /// Brings the metrics up to what the loop has counted.
+    fn tell(&self) {
+        let flow = &self.metrics.flow;
+        let account = self.books.account();
+        // First what is settled, then what was read: nothing seems to be settled that was not read.
+        for (counter, count) in [
+            (&flow.delivered, account.delivered),
+            (&flow.published, account.published),
+            (&flow.filtered, account.filtered),
+            (&flow.failed_over, account.failed_over),
+            (&flow.dropped, account.dropped),
+            (&flow.passed, account.passed),
+            (&flow.read, self.seen.records()),
+            (&flow.queued_batches, self.pool.queued_batches() as u64),
+            (&flow.queue_batches_max, QUEUE_BATCHES as u64),
+            (&flow.workers, self.pool.workers() as u64),
+        ] {
+            counter.set(count);
         }
     }
 

@@ -178,6 +178,16 @@ impl Pool {
         self.jobs.close();
     }
 
+    /// Batches that wait for a worker.
+    pub(super) fn queued_batches(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Workers that stay.
+    pub(super) fn workers(&self) -> usize {
+        lock(&self.crew).staying()
+    }
+
     /// Looks at the queue: one worker more when it is full, one less when it stays empty.
     pub(super) fn scale(&mut self) -> Result<(), PluginError> {
         let lag = self.jobs.len() as f64 / QUEUE_BATCHES as f64;

@@ -5,7 +5,7 @@
 //! folder and one entry in [`DRIVERS`].
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -50,6 +50,11 @@ pub trait SinkPlan: Send + Sync + fmt::Debug {
     /// How outputs become frames.
     fn framing(&self) -> framing::Framing;
 
+    /// Whether its peers have to show a credential of the stream.
+    fn asks_for_credentials(&self) -> bool {
+        false
+    }
+
     /// The file that it appends to, if it does.
     fn writes(&self) -> Option<&Path> {
         None
@@ -93,6 +98,8 @@ pub trait Sink: Send {
 pub struct SinkContext {
     /// The pipeline's name: the stream's name on the wire.
     pub pipeline: String,
+    /// Where the state of this pipeline is kept.
+    pub state_dir: PathBuf,
     /// What to carry.
     pub journal: Arc<dyn Journal>,
     /// Everything below this is confirmed.
