@@ -129,6 +129,7 @@ async fn carry_until(config: Value, records: usize, fresh: Option<Value>, stop: 
     let (confirmed, seen) = watch::channel(Position::default());
     let (poisoned, mut poison) = mpsc::channel::<Poisoned>(1);
     let context = SinkContext {
+        state_dir: std::path::PathBuf::new(),
         pipeline: "test".into(),
         journal: Arc::clone(&journal),
         confirmed,

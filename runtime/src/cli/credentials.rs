@@ -162,7 +162,7 @@ fn store(pipeline: &Path, globals: &Globals) -> Result<Store, Exit> {
 fn refuse(error: StoreError) -> anyhow::Result<Exit> {
     match error {
         StoreError::Keyring(error @ (KeyringError::Unknown(_) | KeyringError::Full)) => {
-            eprintln!("error: {error}");
+            say!("error: {error}");
             Ok(Exit::Wrong)
         }
         error => Err(error.into()),

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Exit, Globals, check};
+use super::{Exit, Globals, check, credentials};
 use crate::config::Plan;
 use crate::pipeline::{self, Ended, RunError};
 use crate::plugin::{Cache, Host, PluginErrorKind};
@@ -53,6 +53,9 @@ async fn carry(plan: Plan, args: &Args, globals: &Globals) -> anyhow::Result<Exi
     let talk = !args.quiet && !globals.json;
     let mut words = format!("wirefall {}\n", env!("CARGO_PKG_VERSION"));
     words.push_str(&check::summary(&plan));
+    if plan.sink.asks_for_credentials() {
+        credentials::first(&plan.service.state_dir, talk)?;
+    }
     let built = match Host::new(Cache::user()) {
         Ok(host) => pipeline::build(plan, &host, stop.clone(), args.fresh).await,
         Err(error) => Err(error.into()),

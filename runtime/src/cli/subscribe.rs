@@ -10,11 +10,15 @@ use anyhow::Context as _;
 
 use self::printer::Printer;
 use super::{Exit, Globals};
+use crate::files;
 use crate::sink::websocket::protocol::{From, Keys, Wanted, is_name};
 use crate::sink::websocket::subscription::{Event, SubscribeError, Subscription};
+use crate::units::Secret;
 
 mod printer;
 
+/// Longest file of a secret.
+const SECRET_BYTES_MAX: u64 = 4096;
 /// How often a server that is not there yet is tried with `--wait`.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -59,6 +63,10 @@ pub struct Args {
     /// PEM file of the authorities to trust instead of the system's, for wss://
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// File with the secret of a credential; without it WIREFALL_SECRET of the environment is shown,
+    /// where it is set. Never an argument: others see those
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
     /// Wait for a server that is not there yet
     #[arg(long)]
     wait: bool,
@@ -69,6 +77,25 @@ fn name(text: &str) -> Result<String, &'static str> {
         true => Ok(text.to_owned()),
         false => Err("a name is 1 to 64 of the characters A-Z a-z 0-9 . - _"),
     }
+}
+
+/// The secret to show, if there is one.
+fn secret(args: &Args) -> anyhow::Result<Option<Secret>> {
+    let text = match &args.secret_file {
+        Some(path) => {
+            let bytes = files::read_bounded(path, SECRET_BYTES_MAX)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            // What is no text is no secret, and is not repeated.
+            Some(
+                String::from_utf8(bytes)
+                    .ok()
+                    .context("the secret is no text")?,
+            )
+        }
+        None => std::env::var("WIREFALL_SECRET").ok(),
+    };
+    let text = text.map(|text| text.trim().to_owned());
+    Ok(text.filter(|text| !text.is_empty()).map(Secret::new))
 }
 
 /// Runs the verb.
@@ -99,6 +126,11 @@ async fn subscribe(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
         Err(error) => return Ok(refuse(&error, Exit::Wrong)),
     };
     let mut interrupted = std::pin::pin!(interrupted());
+    if let Some(secret) = secret(args)?
+        && let Err(error) = subscription.authorize(&secret)
+    {
+        return Ok(refuse(&error, Exit::Wrong));
+    }
     loop {
         let connected = tokio::select! {
             connected = subscription.connect() => connected,

@@ -21,8 +21,8 @@ use super::error::RunError;
 use super::workers::{Done, Job, Pool, QUEUE_BATCHES, Reorder};
 use crate::driver::BoxFuture;
 use crate::journal::{Journal, JournalError, Position};
-use crate::record::Batch;
 use crate::metrics::Metrics;
+use crate::record::Batch;
 use crate::sink::{Delivered, Delivery, Poisoned, SinkError, Stop};
 use crate::source::{Oddities, Reader, SourceError};
 

@@ -47,6 +47,8 @@ pub fn is_name(text: &str) -> bool {
 
 /// Close codes, and what each means: docs/protocol.md.
 pub mod close {
+    /// Longest reason of a Close: RFC 6455, section 5.5.
+    pub const REASON_BYTES_MAX: usize = 123;
     /// Everything is sent, and nothing more comes.
     pub const END: u16 = 1000;
     /// The sender stops; come again at the place.

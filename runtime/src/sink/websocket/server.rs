@@ -2,10 +2,10 @@
 //!
 //! Owns the port: config, bind, the accept loop, the bound on subscribers, the end. Never confirms:
 //! appended is published (I1), and a subscriber holds nothing back. `http` answers requests,
-//! `subscriber` is one connection's loop, `release` decides when new frames go out, `names` who holds
+//! `auth` says who is let in, `subscriber` is one connection's loop, `release` decides when new frames go out, `names` who holds
 //! the journal.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,14 +15,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
 
+use crate::credentials::Store;
 use crate::driver::BoxFuture;
 use crate::sink::framing::Framing;
 use crate::sink::{Delivered, Delivery, ProbeStep, Sink, SinkContext, SinkError, SinkPlan};
 
 mod alone;
+mod auth;
 mod config;
+mod exposition;
 mod gathered;
 mod http;
 mod lag;
@@ -32,7 +36,9 @@ mod socket;
 mod subscriber;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod v1;
+mod wire;
 
 pub use config::{check, schema};
 
@@ -67,13 +73,19 @@ pub enum AtEnd {
 /// A checked server.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where to listen: loopback only.
+    /// Where to listen.
     listen: SocketAddr,
     /// Path of the stream.
     path: String,
     at_end: AtEnd,
     /// Web origins that may read beside the server's own.
     origins: Vec<String>,
+    hosts: http::Hosts,
+    /// Proxies whose word counts on whom they speak for.
+    trusted_proxies: Vec<IpAddr>,
+    /// Whether subscribers have to show a credential.
+    asks: bool,
+    tls: Option<tls::TlsPlan>,
     subscribers_max: NonZeroU32,
     framing: Framing,
     lag: lag::LagPlan,
@@ -95,9 +107,34 @@ struct Timing {
     write_timeout: Duration,
 }
 
+impl Plan {
+    /// `http` or `ws`, with an `s` where it is under TLS.
+    fn scheme(&self, plain: &str) -> String {
+        match self.tls {
+            None => plain.to_owned(),
+            Some(_) => format!("{plain}s"),
+        }
+    }
+
+    /// Reads the certificate, where there is to be TLS.
+    fn open_tls(&self) -> Result<Option<tls::Tls>, SinkError> {
+        let opened = self.tls.clone().map(tls::Tls::open).transpose();
+        opened.map_err(|message| SinkError::Environment { message })
+    }
+}
+
 impl SinkPlan for Plan {
     fn describe(&self) -> String {
-        format!("publish on ws://{}{}", self.listen, self.path)
+        format!(
+            "publish on {}://{}{}",
+            self.scheme("ws"),
+            self.listen,
+            self.path
+        )
+    }
+
+    fn asks_for_credentials(&self) -> bool {
+        self.asks
     }
 
     fn delivery(&self) -> Delivery {
@@ -117,6 +154,8 @@ impl SinkPlan for Plan {
 
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
         Box::pin(async move {
+            let tls = self.open_tls()?;
+            let gate = auth::Gate::open(Store::of(&context.state_dir), self.asks)?;
             let listener = bind(self.listen).await?;
             let address = listener.local_addr().map_err(|error| SinkError::Io {
                 context: format!("listening on {}", self.listen),
@@ -125,7 +164,7 @@ impl SinkPlan for Plan {
             raise_open_files(self.subscribers_max.get() as u64);
             let sink: Box<dyn Sink> = Box::new(Server {
                 listener,
-                hub: Arc::new(Hub::new(self.clone(), address, context)),
+                hub: Arc::new(Hub::new(self.clone(), address, context, gate, tls)),
             });
             Ok(sink)
         })
@@ -134,14 +173,26 @@ impl SinkPlan for Plan {
     fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
         Box::pin(async {
             let bound = bind(self.listen).await;
-            vec![ProbeStep {
+            let mut steps = vec![ProbeStep {
                 layer: "listen",
                 ok: bound.is_ok(),
                 detail: match bound {
                     Ok(_) => format!("{} is free", self.listen),
                     Err(error) => error.to_string(),
                 },
-            }]
+            }];
+            if let Some(tls) = &self.tls {
+                let opened = self.open_tls();
+                steps.push(ProbeStep {
+                    layer: "tls",
+                    ok: opened.is_ok(),
+                    detail: match opened {
+                        Ok(_) => format!("{} fits its key", tls.cert.display()),
+                        Err(error) => error.to_string(),
+                    },
+                });
+            }
+            steps
         })
     }
 }
@@ -203,10 +254,19 @@ struct Hub {
     subscribers: TaskTracker,
     draining: AtomicBool,
     page: http::Page,
+    gate: auth::Gate,
+    closes: auth::entry::Closes,
+    tls: Option<tls::Tls>,
 }
 
 impl Hub {
-    fn new(plan: Plan, address: SocketAddr, context: SinkContext) -> Self {
+    fn new(
+        plan: Plan,
+        address: SocketAddr,
+        context: SinkContext,
+        gate: auth::Gate,
+        tls: Option<tls::Tls>,
+    ) -> Self {
         Self {
             seats: Arc::new(Semaphore::new(plan.subscribers_max.get() as usize)),
             released: release::Released::new(*context.journal.marks().borrow()),
@@ -217,7 +277,10 @@ impl Hub {
             ),
             subscribers: TaskTracker::new(),
             draining: AtomicBool::new(false),
-            page: http::Page::new(&context.pipeline, &plan.path),
+            page: http::Page::new(&context.pipeline, &plan.path, plan.asks),
+            gate,
+            closes: auth::entry::Closes::default(),
+            tls,
             plan,
             address,
             context,
@@ -238,10 +301,16 @@ impl Hub {
 impl Sink for Server {
     fn greeting(&self) -> Vec<String> {
         let Hub { address, plan, .. } = &*self.hub;
-        vec![
-            format!("page    http://{address}/"),
-            format!("stream  ws://{address}{}", plan.path),
-        ]
+        let (page, stream) = (plan.scheme("http"), plan.scheme("ws"));
+        let mut lines = vec![format!("page    {page}://{address}/")];
+        lines.extend(
+            self.hub
+                .gate
+                .stream()
+                .map(|guid| format!("stream  {stream}://{address}/v1/streams/{guid}")),
+        );
+        lines.push(format!("stream  {stream}://{address}{}", plan.path));
+        lines
     }
 
     fn run(self: Box<Self>) -> BoxFuture<'static, Result<Delivered, SinkError>> {
@@ -265,6 +334,8 @@ impl Sink for Server {
                     hub.stop_taking_subscribers();
                 }
                 () = hub.names.watch() => (),
+                () = hub.gate.follow() => (),
+                () = follow_tls(&hub) => (),
                 () = serving => (),
             }
             Ok(Delivered {
@@ -272,6 +343,14 @@ impl Sink for Server {
                 ..Delivered::default()
             })
         })
+    }
+}
+
+/// Follows the certificate, where there is one. Never returns.
+async fn follow_tls(hub: &Hub) {
+    match &hub.tls {
+        Some(tls) => tls.follow().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -322,6 +401,14 @@ async fn serve(stream: TcpStream, peer: SocketAddr, hub: &Arc<Hub>) {
     let patience = hub.plan.timing.handshake_timeout;
     // Frames are coalesced by `release`; the kernel is not to wait once more.
     let _ = stream.set_nodelay(true);
+    let stream = match &hub.tls {
+        None => Either::Left(stream),
+        Some(tls) => match timeout(patience, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => Either::Right(stream),
+            Ok(Err(error)) => return tracing::debug!(%peer, "no TLS: {error}"),
+            Err(_) => return tracing::debug!(%peer, "dropped: no TLS in time"),
+        },
+    };
     let service = hyper::service::service_fn(|request| {
         let answer = http::answer(hub, peer, request);
         async move { Ok::<_, std::convert::Infallible>(answer) }

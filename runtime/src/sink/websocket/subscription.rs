@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use http::header::{AUTHORIZATION, HeaderValue};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -25,6 +26,7 @@ use super::protocol::{
 };
 use super::{tls, words};
 use crate::journal::Position;
+use crate::units::Secret;
 
 /// Longest message that is taken: whatever a stream may be set to.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
@@ -146,6 +148,20 @@ impl Subscription {
             writes: true,
             ended: None,
         })
+    }
+
+    /// Shows a secret of the stream, in a header.
+    ///
+    /// # Errors
+    /// It has characters that headers do not allow.
+    pub fn authorize(&mut self, secret: &Secret) -> Result<(), SubscribeError> {
+        let value = format!("Bearer {}", secret.reveal());
+        let mut value = HeaderValue::try_from(value).map_err(|_| {
+            SubscribeError::Wrong("the secret has characters that no secret has".to_owned())
+        })?;
+        value.set_sensitive(true);
+        self.endpoint.headers.push((AUTHORIZATION, value));
+        Ok(())
     }
 
     /// Connects for the first time.

@@ -10,7 +10,9 @@ use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::http::Hosts;
 use super::lag::OnLag;
+use super::tls::TlsPlan;
 use super::{AtEnd, Plan, Timing};
 use crate::driver::{Facts, Problem, read};
 use crate::sink::SinkPlan;
@@ -24,10 +26,26 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Address and port on the loopback interface, as 127.0.0.1:9400; port 0 takes a free one.
+    /// Address and port, as 127.0.0.1:9400 or 0.0.0.0:443; port 0 takes a free one. What other machines
+    /// reach needs credentials and TLS.
     listen: String,
     /// Path of the stream; /v1/streams/ and the pipeline's name by default.
     path: Option<String>,
+    /// Whether subscribers have to show a credential (`wirefall credentials`): `none` or `required`; by
+    /// default `none` on loopback and `required` elsewhere. See docs/operations.md.
+    auth: Option<Auth>,
+    /// TLS of the port.
+    tls: Option<TlsKeys>,
+    /// Listen without TLS although other machines reach the port, because a proxy before it has TLS.
+    #[serde(default)]
+    insecure: bool,
+    /// Host names by which the port is reached, as records.example.com; without any, every name is
+    /// answered where other machines reach the port, and this machine's own on loopback.
+    #[serde(default)]
+    hosts: Vec<String>,
+    /// Addresses of proxies whose X-Forwarded-For counts.
+    #[serde(default)]
+    trusted_proxies: Vec<String>,
     /// When the source is at its end: keep serving, or exit once the connected have everything.
     #[serde(default)]
     at_end: AtEnd,
@@ -72,6 +90,26 @@ pub struct Config {
     write_timeout: Span,
 }
 
+/// Who may subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Auth {
+    /// Whoever reaches the port.
+    None,
+    /// Who shows a credential.
+    Required,
+}
+
+/// TLS of the port; the files are read again when they change.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct TlsKeys {
+    /// PEM file of the certificate and the chain behind it, relative to the pipeline file.
+    cert: String,
+    /// PEM file of its key, relative to the pipeline file.
+    key: String,
+}
+
 mod defaults {
     use super::*;
 
@@ -114,6 +152,19 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
     let listen = listen(&config.listen)
         .map_err(|problem| problems.push(problem))
         .ok();
+    let is_loopback = listen.is_some_and(|listen| listen.ip().is_loopback());
+    let asks = match config.auth {
+        None => !is_loopback,
+        Some(auth) => auth == Auth::Required,
+    };
+    if let Some(listen) = listen.filter(|_| !is_loopback) {
+        let has_tls = config.tls.is_some() || config.insecure;
+        problems.extend(unsafe_elsewhere(listen, asks, has_tls));
+    }
+    let trusted_proxies = proxies(&config.trusted_proxies, &mut problems);
+    for (index, host) in config.hosts.iter().enumerate() {
+        problems.extend(wrong_host(index, host));
+    }
     let path = config
         .path
         .unwrap_or_else(|| format!("/v1/streams/{}", escape(&facts.pipeline)));
@@ -152,6 +203,16 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
             path,
             at_end: config.at_end,
             origins: config.origins,
+            hosts: Hosts {
+                is_loopback,
+                listed: config.hosts,
+            },
+            trusted_proxies,
+            asks,
+            tls: config.tls.map(|tls| TlsPlan {
+                cert: facts.path(&tls.cert),
+                key: facts.path(&tls.key),
+            }),
             subscribers_max: config.subscribers_max,
             framing,
             lag,
@@ -167,8 +228,7 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
     }
 }
 
-/// The address, if it is one that only this machine reaches: without credentials whoever reaches the
-/// port reads the stream.
+/// The address.
 fn listen(text: &str) -> Result<SocketAddr, Problem> {
     let wrong = |message: String| Problem::error("/listen", message);
     let address = match text.strip_prefix("localhost:") {
@@ -178,26 +238,62 @@ fn listen(text: &str) -> Result<SocketAddr, Problem> {
             .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
         None => text.parse().ok(),
     };
-    let Some(address) = address else {
+    address.ok_or_else(|| {
         let port: Option<u16> = text.strip_prefix(':').unwrap_or(text).parse().ok();
-        return Err(wrong(format!("`{text}` is not an address with a port"))
-            .help(format!("write 127.0.0.1:{}", port.unwrap_or(9400))));
-    };
-    if !address.ip().is_loopback() {
-        return Err(wrong(format!(
-            "{} is reached from other machines, and subscribers are not asked for credentials yet",
-            address.ip()
-        ))
-        .help(format!(
-            "listen on 127.0.0.1:{}, and put a proxy that asks for credentials before it",
-            address.port()
+        wrong(format!("`{text}` is not an address with a port"))
+            .help(format!("write 127.0.0.1:{}", port.unwrap_or(9400)))
+    })
+}
+
+/// What an address that other machines reach may not do without: whoever reaches it would read the
+/// stream, and whoever is on the way would read the secrets.
+fn unsafe_elsewhere(listen: SocketAddr, asks: bool, has_tls: bool) -> Vec<Problem> {
+    let (ip, port) = (listen.ip(), listen.port());
+    let mut problems = Vec::new();
+    if !asks {
+        let message =
+            format!("{ip} is reached from other machines, and nobody is asked for a credential");
+        problems.push(Problem::error("/auth", message).help(format!(
+            "say `auth: required`, or listen on 127.0.0.1:{port}"
         )));
     }
-    Ok(address)
+    if !has_tls {
+        let message =
+            format!("{ip} is reached from other machines, and secrets would go there unencrypted");
+        problems.push(Problem::error("/listen", message).help(
+            "give it `tls: { cert: FILE, key: FILE }`; or say `insecure: true` where a proxy before it has TLS",
+        ));
+    }
+    problems
+}
+
+fn proxies(written: &[String], problems: &mut Vec<Problem>) -> Vec<IpAddr> {
+    let mut proxies = Vec::new();
+    for (index, text) in written.iter().enumerate() {
+        match text.parse::<IpAddr>() {
+            Ok(address) => proxies.push(address.to_canonical()),
+            Err(_) => {
+                let pointer = format!("/trusted_proxies/{index}");
+                let message = format!("`{text}` is not an address");
+                problems.push(Problem::error(pointer, message).help("write it like 10.0.0.7"));
+            }
+        }
+    }
+    proxies
+}
+
+fn wrong_host(index: usize, host: &str) -> Option<Problem> {
+    let authority = host.parse::<http::uri::Authority>();
+    let fits = authority.is_ok_and(|authority| !authority.as_str().contains('@'));
+    (!fits).then(|| {
+        let message = format!("`{host}` is not a host name");
+        Problem::error(format!("/hosts/{index}"), message)
+            .help("write it as clients do, without a scheme: records.example.com")
+    })
 }
 
 fn wrong_path(path: &str) -> Option<Problem> {
-    let taken = ["/", "/healthz", "/readyz"];
+    let taken = ["/", "/healthz", "/readyz", "/metrics"];
     if !path.starts_with('/') || path.contains(['?', '#', ' ', '"', '<']) || !path.is_ascii() {
         Some(
             Problem::error("/path", format!("`{path}` is not a path"))
@@ -260,14 +356,48 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_is_listened_on() {
+    fn i7_what_other_machines_reach_has_credentials_and_tls() {
         for listen in ["127.0.0.1:9400", "localhost:0", "[::1]:9400", "127.8.9.1:1"] {
             assert_eq!(problems(json!({ "listen": listen })), [], "{listen}");
         }
-        for listen in ["0.0.0.0:9400", "[::]:9400", "192.168.1.5:80", "9400", ":1"] {
+        let tls = json!({ "cert": "c.pem", "key": "k.pem" });
+        for listen in ["0.0.0.0:9400", "[::]:9400", "192.168.1.5:80"] {
+            for (config, expected) in [
+                (json!({ "listen": listen }), vec!["/listen"]),
+                (json!({ "listen": listen, "tls": tls }), vec![]),
+                (json!({ "listen": listen, "insecure": true }), vec![]),
+                (
+                    json!({ "listen": listen, "tls": tls, "auth": "none" }),
+                    vec!["/auth"],
+                ),
+                (
+                    json!({ "listen": listen, "auth": "none" }),
+                    vec!["/auth", "/listen"],
+                ),
+            ] {
+                let problems = problems(config.clone());
+                let pointers: Vec<_> = problems.iter().map(|(pointer, _)| &**pointer).collect();
+                assert_eq!(pointers, expected, "{config}");
+            }
+        }
+        for listen in ["9400", ":1", "example.com:80"] {
             let problems = problems(json!({ "listen": listen }));
             assert_eq!(problems.len(), 1, "{listen}");
             assert_eq!(problems[0].0, "/listen");
+        }
+    }
+
+    #[test]
+    fn credentials_are_asked_for_where_other_machines_reach() {
+        for (listen, auth, expected) in [
+            ("127.0.0.1:0", None, false),
+            ("127.0.0.1:0", Some("required"), true),
+            ("127.0.0.1:0", Some("none"), false),
+            ("0.0.0.0:0", None, true),
+        ] {
+            let config = json!({ "listen": listen, "auth": auth, "insecure": true });
+            let plan = plan(read(config).expect("a config"), &Facts::default());
+            assert_eq!(plan.expect("a plan").asks, expected, "{listen} {auth:?}");
         }
     }
 
@@ -276,6 +406,8 @@ mod tests {
         let wrong = problems(json!({
             "listen": "0.0.0.0:80",
             "path": "streams",
+            "trusted_proxies": ["10.0.0.1", "proxy"],
+            "hosts": ["a.example", "https://a.example"],
             "origins": ["https://ok.example", "example.com", "https://a.example/x"],
             "flush": "5s",
             "write_timeout": "0s",
@@ -287,6 +419,8 @@ mod tests {
             pointers,
             [
                 "/listen",
+                "/trusted_proxies/1",
+                "/hosts/1",
                 "/path",
                 "/origins/1",
                 "/origins/2",

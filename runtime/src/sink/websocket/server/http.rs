@@ -1,7 +1,8 @@
 //! Requests: the page, health, and the upgrade of a subscriber.
 //!
-//! Owns who is let in (Host, Origin, seats) and what is answered. Never writes to a stream: an
-//! upgraded connection goes to `subscriber`. Called for each request of the port.
+//! Owns what is answered, and who may ask at all (Host, Origin, seats); `auth` decides who is let in.
+//! Never writes to a stream: an upgraded connection goes to `subscriber`. Called for each request of
+//! the port.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,22 +10,25 @@ use std::sync::Arc;
 use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use sha2::Digest as _;
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::Hub;
+use super::auth::entry;
 use super::subscriber::{self, Spoken};
+use super::wire::Stream;
+use super::{Hub, exposition};
 use crate::sink::websocket::handshake::tokens;
 use crate::sink::websocket::protocol::{PLAIN, V1};
 
 /// What is answered. Every connection but an upgraded one is for one request: `Connection: close`.
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// The page at `/`: no address but its own.
 pub(super) struct Page {
@@ -33,7 +37,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    pub(super) fn new(pipeline: &str, path: &str) -> Self {
+    pub(super) fn new(pipeline: &str, path: &str, asks: bool) -> Self {
         let source = include_str!("page.html");
         let hash = |tag: &str| {
             let start = source.find(&format!("<{tag}>")).expect("the page has it") + tag.len() + 2;
@@ -51,6 +55,7 @@ impl Page {
             html: source
                 .replace("{{pipeline}}", &escape(pipeline))
                 .replace("{{path}}", &escape(path))
+                .replace("{{asks}}", if asks { "yes" } else { "no" })
                 .into(),
             policy: HeaderValue::try_from(policy).expect("base64 and words are visible ASCII"),
         }
@@ -65,46 +70,142 @@ fn escape(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-/// Answers a request.
-pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming>) -> Answer {
-    let path = request.uri().path();
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here");
-        put(&mut answer, header::ALLOW, "GET, HEAD");
-        return answer;
+/// What a path leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Alive,
+    Ready,
+    Page,
+    Stream,
+    Tickets,
+    Metrics,
+    Nothing,
+}
+
+impl Place {
+    fn of(hub: &Hub, path: &str) -> Self {
+        match path {
+            "/healthz" => return Self::Alive,
+            "/readyz" => return Self::Ready,
+            "/metrics" => return Self::Metrics,
+            _ => (),
+        }
+        let (stream, rest) = match path.strip_suffix("/tickets") {
+            Some(stream) => (stream, Self::Tickets),
+            None => (path, Self::Stream),
+        };
+        let is_guid = || {
+            let named = stream.strip_prefix("/v1/streams/");
+            named.is_some_and(|named| hub.gate.stream().is_some_and(|guid| guid == named))
+        };
+        if stream == hub.plan.path || is_guid() {
+            rest
+        } else if path == "/" {
+            Self::Page
+        } else {
+            Self::Nothing
+        }
     }
-    match path {
-        "/healthz" => return text(StatusCode::OK, "alive"),
-        "/readyz" if hub.is_ready() => return text(StatusCode::OK, "ready"),
-        "/readyz" => return text(StatusCode::SERVICE_UNAVAILABLE, "ending"),
-        _ => (),
-    }
-    if let Err(reason) = allow(request.headers(), &hub.plan.origins) {
-        tracing::warn!(%peer, path, "refused: {reason}");
-        return text(StatusCode::FORBIDDEN, &reason);
-    }
-    if path == hub.plan.path {
-        subscribe(hub, peer, request).unwrap_or_else(|refusal| *refusal)
-    } else if path == "/" {
-        page(&hub.page)
-    } else {
-        let hint = format!("nothing here; the stream is at {}", hub.plan.path);
-        text(StatusCode::NOT_FOUND, &hint)
+
+    fn methods(self) -> (&'static [Method], &'static str) {
+        match self {
+            Self::Tickets => (&[Method::POST, Method::OPTIONS], "POST, OPTIONS"),
+            _ => (&[Method::GET, Method::HEAD], "GET, HEAD"),
+        }
     }
 }
 
-/// Whether the request may read: its Host must be this machine by a name that no other page can
-/// claim (else a name that is made to point here would do), and a page that asks must be ours or one
-/// that is listed.
-fn allow(headers: &HeaderMap, origins: &[String]) -> Result<(), String> {
+/// Answers a request. Bodies are not read: none of them says anything.
+pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+    let (mut request, _body) = request.into_parts();
+    let place = Place::of(hub, request.uri.path());
+    let (methods, named) = place.methods();
+    if !methods.contains(&request.method) {
+        let hint = format!("this is for {named}");
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, &hint);
+        put(&mut answer, header::ALLOW, named);
+        return answer;
+    }
+    match place {
+        Place::Alive => return text(StatusCode::OK, "alive"),
+        Place::Ready if hub.is_ready() => return text(StatusCode::OK, "ready"),
+        Place::Ready => return text(StatusCode::SERVICE_UNAVAILABLE, "ending"),
+        _ => (),
+    }
+    if let Err(reason) = allow(&request.headers, &hub.plan.hosts, &hub.plan.origins) {
+        tracing::warn!(%peer, path = request.uri.path(), "refused: {reason}");
+        return text(StatusCode::FORBIDDEN, &reason);
+    }
+    match place {
+        Place::Stream => subscribe(hub, peer, &mut request).unwrap_or_else(|refusal| *refusal),
+        Place::Tickets => shared(
+            &request,
+            match request.method == Method::OPTIONS {
+                true => text(StatusCode::NO_CONTENT, ""),
+                false => entry::ticket(hub, peer.ip(), &request),
+            },
+        ),
+        Place::Metrics => match entry::operator(hub, peer.ip(), &request) {
+            Ok(()) => exposition::answer(hub),
+            Err(refusal) => *refusal,
+        },
+        Place::Page => page(&hub.page),
+        Place::Alive | Place::Ready | Place::Nothing => {
+            let hint = format!("nothing here; the stream is at {}", hub.plan.path);
+            text(StatusCode::NOT_FOUND, &hint)
+        }
+    }
+}
+
+/// Lets the script of an allowed page, which asks from another origin, read the answer.
+fn shared(request: &Parts, mut answer: Answer) -> Answer {
+    if let Some(origin) = request.headers.get(header::ORIGIN) {
+        let headers = answer.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        put(&mut answer, header::VARY, "Origin");
+        put(&mut answer, header::ACCESS_CONTROL_ALLOW_METHODS, "POST");
+        put(
+            &mut answer,
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "Authorization",
+        );
+        put(&mut answer, header::ACCESS_CONTROL_MAX_AGE, "600");
+    }
+    answer
+}
+
+/// Which Host headers are answered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hosts {
+    /// Only this machine reaches the port.
+    pub(super) is_loopback: bool,
+    /// Names that are answered, with a port or without.
+    pub(super) listed: Vec<String>,
+}
+
+impl Hosts {
+    fn admit(&self, host: &str) -> bool {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let mut listed = self.listed.iter();
+        is_loopback(host)
+            || listed.any(|one| one.eq_ignore_ascii_case(host) || one.eq_ignore_ascii_case(name))
+            || !self.is_loopback && self.listed.is_empty()
+    }
+}
+
+/// Whether the request may read: on loopback its Host must be this machine by a name that no other page
+/// can claim (else a name that is made to point here would do), and a page that asks must be ours or
+/// one that is listed.
+fn allow(headers: &HeaderMap, hosts: &Hosts, origins: &[String]) -> Result<(), String> {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
         .ok_or("the request has no readable Host header")?;
-    if !is_loopback(host) {
-        return Err(format!(
-            "Host `{host}` is not this machine; use localhost or 127.0.0.1"
-        ));
+    if !hosts.admit(host) {
+        return Err(match hosts.is_loopback && hosts.listed.is_empty() {
+            true => format!("Host `{host}` is not this machine; use localhost or 127.0.0.1"),
+            false => format!("Host `{host}` is not in `hosts:` of the pipeline"),
+        });
     }
     let mut origin = headers.get_all(header::ORIGIN).iter();
     let Some(first) = origin.next() else {
@@ -141,41 +242,31 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Upgrades a subscriber, or says why not.
-fn subscribe(
-    hub: &Arc<Hub>,
-    peer: SocketAddr,
-    mut request: Request<Incoming>,
-) -> Result<Answer, Box<Answer>> {
-    let key = handshake(&request)?;
+fn subscribe(hub: &Arc<Hub>, peer: SocketAddr, request: &mut Parts) -> Result<Answer, Box<Answer>> {
+    let key = handshake(request)?;
+    let lease = entry::subscriber(hub, peer.ip(), request, &key)?;
     let seat = take_seat(hub)?;
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    put(&mut answer, header::CONNECTION, "Upgrade");
-    put(&mut answer, header::UPGRADE, "websocket");
-    put(&mut answer, header::SEC_WEBSOCKET_ACCEPT, &key);
-    // From the newest on, as of the answer: whoever has read it sees all that is published after it.
-    let mut spoken = Spoken::Plain(hub.context.journal.marks().borrow().durable);
-    if let Some(chosen) = tokens(request.headers(), header::SEC_WEBSOCKET_PROTOCOL)
-        .find(|name| [V1, PLAIN].contains(name))
-    {
-        put(&mut answer, header::SEC_WEBSOCKET_PROTOCOL, chosen);
-        if chosen == V1 {
-            spoken = Spoken::V1;
-        }
-    }
-    let upgrade = hyper::upgrade::on(&mut request);
+    let (answer, chosen) = switching(&key, &request.headers);
+    let spoken = match chosen {
+        Some(V1) => Spoken::V1,
+        // From the newest on, as of the answer: whoever has read it sees all that is published after it.
+        _ => Spoken::Plain(hub.context.journal.marks().borrow().durable),
+    };
+    let upgrade = request.extensions.remove::<OnUpgrade>();
+    let Some(upgrade) = upgrade else {
+        unreachable!(
+            "hyper gives every request of HTTP/1.1 an upgrade, and `handshake` takes no other"
+        );
+    };
     let upgraded = {
         let hub = Arc::clone(hub);
         async move {
-            match upgrade
-                .await
-                .map(|raw| raw.downcast::<TokioIo<TcpStream>>())
-            {
+            match upgrade.await.map(|raw| raw.downcast::<TokioIo<Stream>>()) {
                 Ok(Ok(parts)) => {
                     let stream = parts.io.into_inner();
-                    subscriber::run(&hub, peer, stream, &parts.read_buf, spoken).await;
+                    subscriber::run(&hub, peer, stream, &parts.read_buf, spoken, lease).await;
                 }
-                Ok(Err(_)) => unreachable!("connections are served from TokioIo<TcpStream>"),
+                Ok(Err(_)) => unreachable!("connections are served from TokioIo<Stream>"),
                 Err(error) => tracing::debug!(%peer, "upgrade failed: {error}"),
             }
             drop(seat);
@@ -185,9 +276,24 @@ fn subscribe(
     Ok(answer)
 }
 
+/// The answer that upgrades, and the subprotocol that it chooses. Never an entry with a credential.
+pub(super) fn switching(key: &str, headers: &HeaderMap) -> (Answer, Option<&'static str>) {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    put(&mut answer, header::CONNECTION, "Upgrade");
+    put(&mut answer, header::UPGRADE, "websocket");
+    put(&mut answer, header::SEC_WEBSOCKET_ACCEPT, key);
+    let chosen = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL)
+        .find_map(|asked| [V1, PLAIN].into_iter().find(|known| *known == asked));
+    if let Some(chosen) = chosen {
+        put(&mut answer, header::SEC_WEBSOCKET_PROTOCOL, chosen);
+    }
+    (answer, chosen)
+}
+
 /// The answer to the WebSocket key of a proper handshake.
-fn handshake(request: &Request<Incoming>) -> Result<String, Box<Answer>> {
-    let headers = request.headers();
+fn handshake(request: &Parts) -> Result<String, Box<Answer>> {
+    let headers = &request.headers;
     let names = |name, word: &str| tokens(headers, name).any(|one| one.eq_ignore_ascii_case(word));
     if !names(header::UPGRADE, "websocket") || !names(header::CONNECTION, "upgrade") {
         let mut answer = text(
@@ -207,7 +313,7 @@ fn handshake(request: &Request<Incoming>) -> Result<String, Box<Answer>> {
         return Err(answer.into());
     }
     match headers.get(header::SEC_WEBSOCKET_KEY) {
-        Some(key) if request.method() == Method::GET => Ok(derive_accept_key(key.as_bytes())),
+        Some(key) if request.method == Method::GET => Ok(derive_accept_key(key.as_bytes())),
         _ => Err(Box::new(text(
             StatusCode::BAD_REQUEST,
             "a WebSocket handshake is a GET with Sec-WebSocket-Key",
@@ -250,7 +356,7 @@ fn page(page: &Page) -> Answer {
     answer
 }
 
-fn text(status: StatusCode, message: &str) -> Answer {
+pub(super) fn text(status: StatusCode, message: &str) -> Answer {
     let mut answer = Response::new(Full::new(format!("{message}\n").into()));
     *answer.status_mut() = status;
     put(&mut answer, header::CONNECTION, "close");
@@ -263,7 +369,7 @@ fn text(status: StatusCode, message: &str) -> Answer {
     answer
 }
 
-fn put(answer: &mut Answer, name: HeaderName, value: &str) {
+pub(super) fn put(answer: &mut Answer, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         answer.headers_mut().insert(name, value);
     }
@@ -274,6 +380,14 @@ mod tests {
     use super::*;
 
     fn allowed(host: Option<&str>, origins: &[&str]) -> bool {
+        let hosts = Hosts {
+            is_loopback: true,
+            listed: Vec::new(),
+        };
+        allowed_by(&hosts, host, origins)
+    }
+
+    fn allowed_by(hosts: &Hosts, host: Option<&str>, origins: &[&str]) -> bool {
         let mut headers = HeaderMap::new();
         if let Some(host) = host {
             headers.insert(header::HOST, host.parse().expect("a header"));
@@ -281,7 +395,7 @@ mod tests {
         for origin in origins {
             headers.append(header::ORIGIN, origin.parse().expect("a header"));
         }
-        allow(&headers, &["https://dashboard.example".to_owned()]).is_ok()
+        allow(&headers, hosts, &["https://dashboard.example".to_owned()]).is_ok()
     }
 
     #[test]
@@ -310,6 +424,30 @@ mod tests {
     }
 
     #[test]
+    fn other_hosts_are_those_that_are_listed_or_any_where_others_reach_the_port() {
+        let hosts = |is_loopback, listed: &[&str]| Hosts {
+            is_loopback,
+            listed: listed.iter().map(|one| (*one).to_owned()).collect(),
+        };
+        for (hosts, host, expected) in [
+            (hosts(false, &[]), "any.example:9400", true),
+            (hosts(false, &["a.example"]), "A.example:9400", true),
+            (hosts(false, &["a.example:1"]), "a.example:1", true),
+            (hosts(false, &["a.example:1"]), "a.example:2", false),
+            (hosts(false, &["a.example"]), "b.example", false),
+            (hosts(true, &["a.example"]), "a.example", true),
+            (hosts(true, &["a.example"]), "localhost:9400", true),
+            (hosts(true, &["a.example"]), "b.example", false),
+        ] {
+            assert_eq!(
+                allowed_by(&hosts, Some(host), &[]),
+                expected,
+                "{hosts:?} {host}"
+            );
+        }
+    }
+
+    #[test]
     fn a_foreign_page_is_refused() {
         let host = Some("localhost:9400");
         for origin in ["http://localhost:9400", "https://dashboard.example"] {
@@ -331,7 +469,7 @@ mod tests {
 
     #[test]
     fn the_page_cannot_be_broken_out_of() {
-        let page = Page::new("\"><script>alert(1)</script>", "/v1/streams/x");
+        let page = Page::new("\"><script>alert(1)</script>", "/v1/streams/x", true);
         let html = String::from_utf8(page.html.to_vec()).expect("text");
         assert!(!html.contains("<script>alert"));
         assert!(!html.contains("{{"));

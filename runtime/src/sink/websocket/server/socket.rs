@@ -1,16 +1,15 @@
 //! The socket of one subscriber, and what has to go out of it first.
 //!
-//! Owns the socket, and is its only writer: whole frames, in the order in which they were given. Never
+//! Owns the wire, and is its only writer: whole frames, in the order in which they were given. Never
 //! holds a queue: what the kernel does not take stays in the journal, but for the rest of a frame and
 //! what was said behind it. Decides nothing. Called by `subscriber`.
 
 use std::io::{self, ErrorKind};
 
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::gathered::Gathered;
+use super::wire::{Stream, Wire};
 use crate::sink::websocket::inbound::Inbound;
 
 /// Reads after which others have their turn.
@@ -20,7 +19,7 @@ const READ_BYTES: usize = 4096;
 
 /// See the module.
 pub(super) struct Socket {
-    stream: TcpStream,
+    wire: Wire,
     pub(super) inbound: Inbound,
     /// Bytes that must go out before anything else: of a frame that was cut, then whole frames.
     rest: Vec<u8>,
@@ -31,9 +30,9 @@ pub(super) struct Socket {
 
 impl Socket {
     /// The socket of a peer whose messages have `message_bytes_max` at most.
-    pub(super) fn new(stream: TcpStream, message_bytes_max: usize) -> Self {
+    pub(super) fn new(stream: Stream, message_bytes_max: usize) -> Self {
         Self {
-            stream,
+            wire: stream.into(),
             inbound: Inbound::of_subscriber(message_bytes_max),
             rest: Vec::new(),
             rest_written: 0,
@@ -43,13 +42,8 @@ impl Socket {
 
     /// Waits until bytes have come or the peer has left; where it is blocked, also until it is not.
     /// Returns whether there is something to read.
-    pub(super) async fn ready(&self) -> io::Result<bool> {
-        let interest = match self.blocked {
-            true => Interest::READABLE | Interest::WRITABLE,
-            false => Interest::READABLE,
-        };
-        let ready = self.stream.ready(interest).await?;
-        Ok(ready.is_readable() || ready.is_read_closed())
+    pub(super) async fn ready(&mut self) -> io::Result<bool> {
+        self.wire.ready(self.blocked).await
     }
 
     /// Reads what there is, for a turn at most; `hear` is called after each read, with whether it
@@ -58,7 +52,7 @@ impl Socket {
         let mut buffer = [0; READ_BYTES];
         let mut heard = false;
         for _ in 0..READS {
-            match self.stream.try_read(&mut buffer) {
+            match self.wire.try_read(&mut buffer) {
                 // What came before the end is to be heard first.
                 Ok(0) if heard => return Ok(true),
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
@@ -95,7 +89,7 @@ impl Socket {
 
     /// Writes of the rest; true when all of it is out.
     pub(super) fn write_rest(&mut self) -> io::Result<bool> {
-        self.rest_written += self.stream.try_write(&self.rest[self.rest_written..])?;
+        self.rest_written += self.wire.try_write(&self.rest[self.rest_written..])?;
         self.blocked = false;
         let done = self.rest_written == self.rest.len();
         if done {
@@ -110,7 +104,8 @@ impl Socket {
     /// bytes the kernel took.
     pub(super) fn write(&mut self, gathered: &Gathered, tail: &[u8]) -> io::Result<usize> {
         debug_assert!(self.rest.is_empty());
-        let written = gathered.write(tail, |slices| self.stream.try_write_vectored(slices))?;
+        let wire = &mut self.wire;
+        let written = gathered.write(tail, |slices| wire.try_write_vectored(slices))?;
         self.blocked = false;
         Ok(written)
     }

@@ -10,7 +10,6 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
@@ -18,9 +17,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::outgoing::Wrote;
 use super::Hub;
+use super::auth::{Ended, Lease};
 use super::release::Signal;
 use super::socket::Socket;
 use super::v1::{Said, V1};
+use super::wire::Stream;
 use crate::journal::Position;
 use crate::sink::websocket::protocol::{REQUEST_BYTES_MAX, Reason, Subscribe, Wrong, close};
 use crate::sink::websocket::session::{Rules, Session};
@@ -31,8 +32,6 @@ mod outgoing;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest sleep where nothing is due.
 const IDLE: Duration = Duration::from_secs(3600);
-/// Longest reason of a Close: RFC 6455, section 5.5.
-const REASON_BYTES_MAX: usize = 123;
 /// Longest message that is taken from a subscriber who has nothing to say.
 const PLAIN_BYTES_MAX: usize = 16 * 1024;
 
@@ -58,6 +57,8 @@ enum End {
     Wrong,
     /// Another session took its name.
     Taken,
+    /// Its credential is good no more, or is used too much.
+    Unleased,
     /// It answered no Ping, or took nothing for too long.
     Dead,
     /// The run was aborted.
@@ -80,14 +81,15 @@ enum Stage {
 pub(super) async fn run(
     hub: &Hub,
     peer: SocketAddr,
-    stream: TcpStream,
+    stream: Stream,
     read_ahead: &[u8],
     spoken: Spoken,
+    lease: Lease,
 ) {
     let metrics = &hub.context.metrics;
     metrics.subscribers.add(1);
     tracing::debug!(%peer, ?spoken, "subscribed");
-    let mut subscriber = Subscriber::new(hub, peer, stream, spoken);
+    let mut subscriber = Subscriber::new(hub, peer, stream, spoken, lease);
     subscriber.socket.inbound.feed(read_ahead);
     subscriber.hear();
     let end = subscriber.serve().await;
@@ -116,6 +118,7 @@ struct Subscriber<'a> {
     signal: watch::Receiver<Signal>,
     session: Session,
     v1: Option<V1>,
+    lease: Lease,
     /// Cancelled when another session takes its name; `None` where it has none.
     taken: Option<CancellationToken>,
     started: Instant,
@@ -127,7 +130,7 @@ struct Subscriber<'a> {
 }
 
 impl<'a> Subscriber<'a> {
-    fn new(hub: &'a Hub, peer: SocketAddr, stream: TcpStream, spoken: Spoken) -> Self {
+    fn new(hub: &'a Hub, peer: SocketAddr, stream: Stream, spoken: Spoken, lease: Lease) -> Self {
         let started = Instant::now();
         let (v1, stage, from, message_bytes_max) = match spoken {
             Spoken::Plain(from) => (None, Stage::Streaming, from, PLAIN_BYTES_MAX),
@@ -145,6 +148,7 @@ impl<'a> Subscriber<'a> {
             peer,
             socket: Socket::new(stream, message_bytes_max),
             v1,
+            lease,
             taken: None,
             started,
             stage,
@@ -194,6 +198,7 @@ impl<'a> Subscriber<'a> {
                 _ = self.signal.changed(), if !blocked => (),
                 () = hub.context.stop.abort.cancelled(), if blocked => return End::Aborted,
                 () = taken => self.taken(),
+                ended = self.lease.ended() => self.unleased(&ended),
                 () = &mut alarm => {
                     let deadline = self.deadline();
                     if deadline > Instant::now() {
@@ -315,6 +320,12 @@ impl<'a> Subscriber<'a> {
         self.close(close::TAKEN, reason, End::Taken);
     }
 
+    fn unleased(&mut self, ended: &Ended) {
+        if matches!(self.stage, Stage::Greeting { .. } | Stage::Streaming) {
+            self.close(ended.code, &ended.reason, End::Unleased);
+        }
+    }
+
     /// Says why, where that is spoken, and closes.
     fn part(&mut self, why: Reason, code: u16, reason: &str, end: End) {
         let now = self.started.elapsed();
@@ -326,7 +337,7 @@ impl<'a> Subscriber<'a> {
     }
 
     fn close(&mut self, code: u16, reason: &str, end: End) {
-        let reason = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
+        let reason = &reason[..reason.floor_char_boundary(close::REASON_BYTES_MAX)];
         self.socket.inbound.close(code.into(), reason);
         let until = Instant::now() + CLOSE_TIMEOUT;
         self.stage = Stage::Closing { until, end };

@@ -22,6 +22,7 @@ use crate::record::{Batch, Outputs, Partition, Records};
 use crate::sink::Stop;
 use crate::sink::framing::Framer;
 
+mod auth;
 mod v1;
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -43,10 +44,17 @@ struct Running {
     stop: Stop,
     metrics: Arc<Metrics>,
     run: JoinHandle<Result<Delivered, SinkError>>,
+    /// Its state folder.
+    _folder: tempfile::TempDir,
 }
 
 impl Running {
     async fn start(settings: Value, journal_bytes: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self::start_in(folder, settings, journal_bytes).await
+    }
+
+    async fn start_in(folder: tempfile::TempDir, settings: Value, journal_bytes: u64) -> Self {
         let mut config = json!({ "listen": "127.0.0.1:0" });
         for (key, value) in settings.as_object().expect("settings are a map") {
             config[key] = value.clone();
@@ -65,6 +73,7 @@ impl Running {
         let metrics = Arc::new(Metrics::default());
         let context = SinkContext {
             pipeline: facts.pipeline.clone(),
+            state_dir: folder.path().to_owned(),
             journal: Arc::new(journal.clone()),
             confirmed: watch::Sender::default(),
             poisoned: mpsc::channel(1).0,
@@ -74,9 +83,9 @@ impl Running {
         };
         let sink = plan.open(context).await.expect("a free port");
         let stream = sink.greeting().pop().expect("a line with the stream");
-        let address = stream["stream  ws://".len()..]
+        let address = stream
             .split('/')
-            .next()
+            .nth(2)
             .and_then(|address| address.parse().ok())
             .expect("an address");
         Self {
@@ -87,6 +96,7 @@ impl Running {
             stop,
             metrics,
             run: tokio::spawn(sink.run()),
+            _folder: folder,
         }
     }
 

@@ -194,6 +194,7 @@ impl Subscriber<'_> {
         let metrics = &self.hub.context.metrics;
         metrics.records_sent.add(taken.begun.since(before));
         metrics.bytes_sent.add(taken.bytes as u64);
+        self.lease.sent(taken.bytes);
         Ok(())
     }
 
@@ -207,6 +208,7 @@ impl Subscriber<'_> {
         let metrics = &self.hub.context.metrics;
         metrics.records_sent.add(written.frames);
         metrics.bytes_sent.add(rest.len() as u64);
+        self.lease.sent(rest.len());
         let v1 = self
             .v1
             .as_mut()

@@ -1,0 +1,297 @@
+//! Who is let in: credentials of the stream, tickets, and what becomes of those who show neither.
+//!
+//! Owns the decision and its memory: the keyring as the file has it now, tickets that are out, sessions
+//! that are in, addresses that failed. Never sees a request beyond its headers, and answers none: `entry`
+//! does. Called by `http`, and once by the server to follow the file.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::time::{Duration, Instant};
+
+use http::request::Parts;
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::leases::Leases;
+use self::presented::{Presented, presented};
+use self::throttle::{Failure, Throttle};
+use self::tickets::{NoTicket, Tickets};
+use crate::credentials::store::now;
+use crate::credentials::{Denial, Grant, Keyring, Scope, Store, secret};
+use crate::files::Stamp;
+use crate::metrics::Counter;
+use crate::sink::SinkError;
+use crate::units::Secret;
+
+pub(super) mod entry;
+mod leases;
+mod presented;
+mod throttle;
+mod tickets;
+
+pub(super) use leases::{Ended, Lease, Spent};
+
+/// How often the file is looked at, and sessions whose credential has ended are closed.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// Why somebody is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// No credential was shown.
+    Missing,
+    /// One was shown in a way that is not understood.
+    Unreadable,
+    /// One was shown in the address.
+    InQuery,
+    /// It opens nothing, or no longer.
+    Denied(Denial),
+    /// A ticket that there is not.
+    NoTicket,
+    /// A ticket that was used before.
+    UsedTicket,
+    /// The credential is good, but not for this.
+    Scope(Scope),
+}
+
+/// Names of the reasons, for metrics, in the order of [`Refused::index`].
+const REASONS: [&str; 9] = [
+    "missing",
+    "unreadable",
+    "in_query",
+    "wrong",
+    "expired",
+    "replaced",
+    "ticket_unknown",
+    "ticket_used",
+    "scope",
+];
+
+impl Refused {
+    fn index(self) -> usize {
+        match self {
+            Self::Missing => 0,
+            Self::Unreadable => 1,
+            Self::InQuery => 2,
+            Self::Denied(Denial::Wrong | Denial::Revoked) => 3,
+            Self::Denied(Denial::Expired) => 4,
+            Self::Denied(Denial::Replaced) => 5,
+            Self::NoTicket => 6,
+            Self::UsedTicket => 7,
+            Self::Scope(_) => 8,
+        }
+    }
+
+    /// What to tell the one who is refused. Short enough for a Close.
+    fn words(self) -> String {
+        match self {
+            Self::Missing => "a credential is needed: `Authorization: Bearer SECRET`".to_owned(),
+            Self::Unreadable => {
+                "the Authorization header is neither `Bearer SECRET` nor Basic".to_owned()
+            }
+            Self::InQuery => {
+                "a credential does not belong into an address, which is logged on its way: use a header, or a ticket"
+                    .to_owned()
+            }
+            Self::Denied(denial) => denial.to_string(),
+            Self::NoTicket => "the ticket is wrong, or its time is over".to_owned(),
+            Self::UsedTicket => "the ticket was used before".to_owned(),
+            Self::Scope(scope) => format!("this credential does not allow `{}`", scope.name()),
+        }
+    }
+}
+
+/// See the module.
+pub(super) struct Gate {
+    /// Nothing where no credentials are asked for.
+    guard: Option<Guard>,
+    throttle: Mutex<Throttle>,
+    refused: [Counter; REASONS.len()],
+}
+
+struct Guard {
+    store: Store,
+    /// The keyring, and the version of the file that it is of.
+    ring: RwLock<(Arc<Keyring>, Option<Stamp>)>,
+    tickets: Mutex<Tickets>,
+    leases: Leases,
+}
+
+impl Guard {
+    fn ring(&self) -> Arc<Keyring> {
+        let ring = self.ring.read();
+        Arc::clone(&ring.expect("no code panics while it holds the keyring").0)
+    }
+
+    /// Reads the file again where it is another one. Where it cannot be read, what was read last goes on.
+    fn reload(&self) {
+        let stamp = self.store.stamp();
+        let known = self.ring.read().expect("see `ring`").1;
+        if stamp == known {
+            return;
+        }
+        // Taken note of in any case: what is wrong is told once, not every second.
+        let ring = match self.store.load() {
+            Ok(Some(ring)) => {
+                tracing::info!(
+                    credentials = ring.credentials.len(),
+                    "credentials were read again"
+                );
+                Arc::new(ring)
+            }
+            Ok(None) => {
+                let path = self.store.path().display();
+                tracing::warn!("{path} is gone; the credentials that it had go on");
+                self.ring()
+            }
+            Err(error) => {
+                tracing::warn!("{error}; the credentials that were read before go on");
+                self.ring()
+            }
+        };
+        *self.ring.write().expect("see `ring`") = (ring, stamp);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no code panics while it holds it")
+}
+
+impl Gate {
+    /// The gate of a stream whose state is in `store`; `asks`: only credentials open it.
+    ///
+    /// # Errors
+    /// Credentials are asked for, and there are none or they cannot be read.
+    pub(super) fn open(store: Store, asks: bool) -> Result<Self, SinkError> {
+        let wrong = |message: String| SinkError::Environment { message };
+        let stamp = store.stamp();
+        if !asks && stamp.is_some() {
+            tracing::warn!(
+                "{} has credentials, and `auth: none` asks for none",
+                store.path().display()
+            );
+        }
+        let guard = match asks {
+            false => None,
+            true => {
+                let ring = store.load().map_err(|error| wrong(error.to_string()))?;
+                let ring = ring.ok_or_else(|| {
+                    wrong(format!(
+                        "{} is not there, so nobody could come in; `wirefall credentials create` makes it",
+                        store.path().display()
+                    ))
+                })?;
+                Some(Guard {
+                    ring: RwLock::new((Arc::new(ring), stamp)),
+                    tickets: Mutex::default(),
+                    leases: Leases::default(),
+                    store,
+                })
+            }
+        };
+        Ok(Self {
+            guard,
+            throttle: Mutex::default(),
+            refused: Default::default(),
+        })
+    }
+
+    /// Whether credentials are asked for.
+    pub(super) fn asks(&self) -> bool {
+        self.guard.is_some()
+    }
+
+    /// The stream's GUID, where it has one.
+    pub(super) fn stream(&self) -> Option<String> {
+        Some(self.guard.as_ref()?.ring().stream.clone())
+    }
+
+    /// How often somebody was refused, by reason.
+    pub(super) fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        REASONS
+            .into_iter()
+            .zip(self.refused.iter().map(Counter::get))
+    }
+
+    /// Whether a request may do what `scope` is for. `None` where no credentials are asked for.
+    fn admit(&self, scope: Scope, request: &Parts) -> Result<Option<Grant>, Refused> {
+        let presented = presented(request.uri.query(), &request.headers);
+        if matches!(presented, Presented::InQuery) {
+            return Err(Refused::InQuery);
+        }
+        let Some(guard) = &self.guard else {
+            return Ok(None);
+        };
+        let ring = guard.ring();
+        let grant = match presented {
+            Presented::Nothing => return Err(Refused::Missing),
+            Presented::Unreadable => return Err(Refused::Unreadable),
+            Presented::InQuery => unreachable!("it is refused above"),
+            Presented::Secret { id, secret } => ring
+                .recognise(id.as_deref(), secret.reveal(), now())
+                .map_err(Refused::Denied)?,
+            // A ticket opens the stream, and nothing else.
+            Presented::Ticket(_) if scope != Scope::Subscribe => return Err(Refused::NoTicket),
+            Presented::Ticket(ticket) => {
+                let redeemed = lock(&guard.tickets).redeem(ticket.reveal(), Instant::now());
+                let grant = redeemed.map_err(|no| match no {
+                    NoTicket::Unknown => Refused::NoTicket,
+                    NoTicket::Used => Refused::UsedTicket,
+                })?;
+                // Since it was got the credential may have ended.
+                ring.standing(&grant, now()).map_err(Refused::Denied)?;
+                grant
+            }
+        };
+        match grant.allows(scope) {
+            true => Ok(Some(grant)),
+            false => Err(Refused::Scope(scope)),
+        }
+    }
+
+    /// Lets a session in by what [`admit`](Self::admit) gave.
+    fn lease(&self, grant: Option<Grant>) -> Result<Lease, Spent> {
+        match (&self.guard, grant) {
+            (Some(guard), Some(grant)) => guard.leases.take(grant),
+            _ => Ok(Lease::free()),
+        }
+    }
+
+    /// A ticket for the holder of a grant.
+    fn ticket(&self, grant: Grant) -> Result<Secret, String> {
+        let guard = self.guard.as_ref();
+        let guard = guard.expect("a grant is given only where credentials are asked for");
+        let ticket = secret::secret()
+            .map_err(|error| format!("the system gives no random bytes: {error}"))?;
+        lock(&guard.tickets)
+            .issue(ticket.reveal(), grant, Instant::now())
+            .map_err(|_| "too many tickets of this credential are out".to_owned())?;
+        Ok(ticket)
+    }
+
+    /// Notes a refusal, and logs the first of an address in a while.
+    fn note(&self, refused: Refused, address: IpAddr) -> Failure {
+        self.refused[refused.index()].add(1);
+        let failure = lock(&self.throttle).failed(address, Instant::now());
+        if failure == Failure::First {
+            let reason = refused.words();
+            tracing::warn!(%address, "not let in: {reason} (further ones of this address are counted for a minute)");
+        }
+        failure
+    }
+
+    /// Follows the file, and ends sessions whose credential has ended. Never returns.
+    pub(super) async fn follow(&self) {
+        let Some(guard) = &self.guard else {
+            return std::future::pending().await;
+        };
+        let mut look = interval(FOLLOW_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Instant::now();
+        loop {
+            look.tick().await;
+            guard.reload();
+            let elapsed = last.elapsed();
+            last = Instant::now();
+            guard.leases.sweep(&guard.ring(), now(), elapsed);
+        }
+    }
+}

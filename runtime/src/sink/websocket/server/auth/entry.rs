@@ -1,0 +1,205 @@
+//! The answers to those who come in, and to those who do not.
+//!
+//! Owns status codes, headers and Closes: 401, 403, 429 and 4401, 4403, 4429, and the tickets. Called by
+//! `http`; `auth` decides.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{StatusCode, header};
+use http_body_util::Full;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::leases::{Lease, Spent};
+use super::presented::{client, is_forwarded, is_of_a_script};
+use super::throttle::Failure;
+use super::{Gate, Refused, tickets};
+use crate::credentials::Scope;
+use crate::sink::websocket::protocol::close;
+use crate::sink::websocket::server::Hub;
+use crate::sink::websocket::server::http::{Answer, put, switching, text};
+
+/// Refusals by Close that are going on at a time (I4); beyond, the refusal is plain HTTP.
+const CLOSES_MAX: usize = 64;
+/// Longest wait for the answer to such a Close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Header of a Close frame, final and unmasked.
+const CLOSE_FRAME: u8 = 0x88;
+
+/// What a refusal is told by.
+enum Told {
+    Refused(Refused),
+    Spent(Spent),
+}
+
+/// The places of refusals by Close.
+pub(in super::super) struct Closes(Arc<Semaphore>);
+
+impl Default for Closes {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(CLOSES_MAX)))
+    }
+}
+
+/// Lets a subscriber in, or gives the answer that it gets instead.
+pub(in super::super) fn subscriber(
+    hub: &Arc<Hub>,
+    peer: IpAddr,
+    request: &mut Parts,
+    key: &str,
+) -> Result<Lease, Box<Answer>> {
+    let admitted = hub.gate.admit(Scope::Subscribe, request);
+    let leased = admitted
+        .map_err(Told::Refused)
+        .and_then(|grant| hub.gate.lease(grant).map_err(Told::Spent));
+    let told = match leased {
+        Ok(lease) => return Ok(lease),
+        Err(told) => told,
+    };
+    let (answer, is_throttled) = in_http(&hub.gate, client_of(hub, peer, request), &told);
+    // A script sees nothing of an answer that is no upgrade, and would try again for ever.
+    let place = Arc::clone(&hub.closes.0).try_acquire_owned().ok();
+    let place = place.filter(|_| !is_throttled && is_of_a_script(&request.headers));
+    let upgrade = request.extensions.remove::<OnUpgrade>();
+    if let (Some(place), Some(upgrade)) = (place, upgrade) {
+        let frame = close_frame(&told);
+        hub.subscribers.spawn(async move {
+            // Whoever does not take it in time does without.
+            let _ = timeout(CLOSE_TIMEOUT, close(upgrade, frame)).await;
+            drop(place);
+        });
+        return Err(Box::new(switching(key, &request.headers).0));
+    }
+    Err(Box::new(answer))
+}
+
+/// Gives out a ticket.
+pub(in super::super) fn ticket(hub: &Hub, peer: IpAddr, request: &Parts) -> Answer {
+    if !hub.gate.asks() {
+        let hint = "no credentials are asked for here: subscribe without";
+        return text(StatusCode::NOT_FOUND, hint);
+    }
+    let grant = match hub.gate.admit(Scope::Subscribe, request) {
+        Ok(grant) => grant.expect("credentials are asked for"),
+        Err(refused) => {
+            let client = client_of(hub, peer, request);
+            return in_http(&hub.gate, client, &Told::Refused(refused)).0;
+        }
+    };
+    match hub.gate.ticket(grant) {
+        Ok(ticket) => {
+            let told = json!({
+                "ticket": ticket.reveal(),
+                "expires_in_s": tickets::LIFETIME.as_secs(),
+                "stream": hub.gate.stream(),
+            });
+            let mut answer = text(StatusCode::OK, "");
+            *answer.body_mut() = Full::new(format!("{told}\n").into());
+            put(&mut answer, header::CONTENT_TYPE, "application/json");
+            answer
+        }
+        Err(reason) => {
+            let wait = tickets::LIFETIME;
+            in_http(&hub.gate, peer, &Told::Spent(Spent { reason, wait })).0
+        }
+    }
+}
+
+/// Whether somebody may see how the run is: from this machine itself, or with a credential.
+pub(in super::super) fn operator(
+    hub: &Hub,
+    peer: IpAddr,
+    request: &Parts,
+) -> Result<(), Box<Answer>> {
+    let client = client_of(hub, peer, request);
+    // A proxy on this machine speaks for others.
+    if client.is_loopback() && !is_forwarded(&request.headers) {
+        return Ok(());
+    }
+    if !hub.gate.asks() {
+        let hint = "this is for requests from the machine itself; with `auth: required`, for credentials that allow `operate`";
+        return Err(Box::new(text(StatusCode::FORBIDDEN, hint)));
+    }
+    match hub.gate.admit(Scope::Operate, request) {
+        Ok(_) => Ok(()),
+        Err(refused) => Err(Box::new(
+            in_http(&hub.gate, client, &Told::Refused(refused)).0,
+        )),
+    }
+}
+
+fn client_of(hub: &Hub, peer: IpAddr, request: &Parts) -> IpAddr {
+    client(peer, &request.headers, &hub.plan.trusted_proxies)
+}
+
+/// A refusal as an answer, and whether the address is to wait because it failed too often.
+fn in_http(gate: &Gate, client: IpAddr, told: &Told) -> (Answer, bool) {
+    let refused = match told {
+        Told::Refused(refused) => *refused,
+        Told::Spent(spent) => return (wait(&spent.reason, spent.wait), false),
+    };
+    if let Failure::TooMany { wait: until } = gate.note(refused, client) {
+        let reason = format!(
+            "too many failures of this address; the last: {}",
+            refused.words()
+        );
+        return (wait(&reason, until), true);
+    }
+    let status = match refused {
+        Refused::Scope(_) => StatusCode::FORBIDDEN,
+        Refused::InQuery => StatusCode::BAD_REQUEST,
+        _ => StatusCode::UNAUTHORIZED,
+    };
+    let mut answer = text(status, &refused.words());
+    if status == StatusCode::UNAUTHORIZED {
+        // Not Basic, which is taken too: browsers would ask for a name and a password.
+        let challenge = match refused {
+            Refused::Missing => "Bearer realm=\"wirefall\"",
+            _ => "Bearer realm=\"wirefall\", error=\"invalid_token\"",
+        };
+        put(&mut answer, header::WWW_AUTHENTICATE, challenge);
+    }
+    (answer, false)
+}
+
+fn wait(reason: &str, wait: Duration) -> Answer {
+    let mut answer = text(StatusCode::TOO_MANY_REQUESTS, reason);
+    let seconds = wait.as_secs().max(1).to_string();
+    put(&mut answer, header::RETRY_AFTER, &seconds);
+    answer
+}
+
+/// A whole Close frame.
+fn close_frame(told: &Told) -> Vec<u8> {
+    let (code, reason) = match told {
+        Told::Refused(refused @ Refused::Scope(_)) => (close::FORBIDDEN, refused.words()),
+        Told::Refused(refused) => (close::UNKNOWN, refused.words()),
+        Told::Spent(spent) => (close::TOO_MANY, spent.reason.clone()),
+    };
+    let reason = &reason[..reason.floor_char_boundary(close::REASON_BYTES_MAX)];
+    let mut frame = vec![CLOSE_FRAME, 2 + reason.len() as u8];
+    frame.extend_from_slice(&code.to_be_bytes());
+    frame.extend_from_slice(reason.as_bytes());
+    frame
+}
+
+/// Says the Close and nothing more, and waits until the other end has gone: to leave with something
+/// unread would reset the connection, and the Close with it.
+async fn close(upgrade: OnUpgrade, frame: Vec<u8>) {
+    let Ok(upgraded) = upgrade.await else {
+        return;
+    };
+    let mut io = TokioIo::new(upgraded);
+    if io.write_all(&frame).await.is_err() || io.shutdown().await.is_err() {
+        return;
+    }
+    let mut ignored = [0; 512];
+    while io.read(&mut ignored).await.is_ok_and(|count| count > 0) {}
+}

@@ -1,0 +1,337 @@
+//! Who is let in, as those who knock see it: headers, subprotocols, tickets, and what takes it back.
+
+use super::*;
+use crate::credentials::store::now;
+use crate::credentials::{Issued, Limits, Scope, Wanted};
+
+fn wanted(scopes: &[Scope]) -> Wanted {
+    Wanted {
+        scopes: scopes.to_vec(),
+        lifetime: None,
+        limits: Limits::default(),
+    }
+}
+
+/// A server that asks, and the credential of its first reader.
+async fn asking(settings: Value, wanted: Wanted) -> (Running, Store, Issued) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::of(folder.path());
+    let issued = store.change(|ring| ring.create(wanted, now()));
+    let mut settings = settings;
+    settings["auth"] = "required".into();
+    let running = Running::start_in(folder, settings, 1 << 20).await;
+    (running, store, issued.expect("a credential"))
+}
+
+fn bearer(secret: &str) -> String {
+    format!("Bearer {secret}")
+}
+
+fn basic(id: &str, secret: &str) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(format!("{id}:{secret}"));
+    format!("Basic {text}")
+}
+
+/// Connects with these headers; the status of a refusal where there is one.
+async fn connect(url: &str, headers: &[(&'static str, &str)]) -> Result<Client, u16> {
+    let mut request = url.into_client_request().expect("a request");
+    for (name, value) in headers {
+        let value = value.parse().expect("a header");
+        request.headers_mut().append(*name, value);
+    }
+    match tokio_tungstenite::connect_async(request).await {
+        Ok((client, _)) => Ok(client),
+        Err(Error::Http(response)) => Err(response.status().as_u16()),
+        Err(error) => panic!("no answer: {error}"),
+    }
+}
+
+/// The code of the Close with which a connection ends.
+async fn closed_with(client: &mut Client) -> (u16, String) {
+    loop {
+        match soon("a Close", client.next()).await {
+            Some(Ok(Message::Close(Some(close)))) => {
+                return (close.code.into(), close.reason.to_string());
+            }
+            Some(Ok(_)) => (),
+            other => panic!("no Close: {other:?}"),
+        }
+    }
+}
+
+/// What a request without a body is answered.
+async fn ask(running: &Running, method: &str, path: &str, headers: &[&str]) -> String {
+    let address = running.address;
+    let mut stream = TcpStream::connect(address).await.expect("a port");
+    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
+    for header in headers {
+        request.push_str(header);
+        request.push_str("\r\n");
+    }
+    request.push_str("\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    soon("an answer", stream.read_to_string(&mut answer))
+        .await
+        .expect("text");
+    answer
+}
+
+async fn ticket(running: &Running, secret: &str) -> String {
+    let header = format!("Authorization: {}", bearer(secret));
+    let answer = ask(running, "POST", "/v1/streams/flights/tickets", &[&header]).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let body = answer.split("\r\n\r\n").nth(1).expect("a body");
+    let told: Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(told["expires_in_s"], 30);
+    told["ticket"].as_str().expect("a ticket").to_owned()
+}
+
+#[tokio::test]
+async fn i7_a_credential_in_a_header_opens_and_a_wrong_one_is_401() {
+    let (running, _, issued) = asking(json!({}), wanted(&[Scope::Subscribe])).await;
+    let secret = issued.secret.reveal();
+    let by_guid = format!("ws://{}/v1/streams/{}", running.address, issued.stream);
+    for url in [running.url(), by_guid] {
+        for (authorization, expected) in [
+            (bearer(secret), None),
+            (basic(&issued.id, secret), None),
+            (basic("nobody", secret), Some(401)),
+            (bearer("wf_wrong"), Some(401)),
+            (secret.to_owned(), Some(401)),
+        ] {
+            let connected = connect(&url, &[("authorization", &authorization)]).await;
+            assert_eq!(connected.err(), expected, "{url}");
+        }
+        assert_eq!(connect(&url, &[]).await.err(), Some(401));
+        let in_query = connect(&format!("{url}?token={secret}"), &[]).await;
+        assert_eq!(in_query.err(), Some(400));
+    }
+    let answer = ask(&running, "POST", "/v1/streams/flights/tickets", &[]).await;
+    assert!(answer.contains("www-authenticate: Bearer"), "{answer}");
+}
+
+#[tokio::test]
+async fn what_a_script_shows_is_answered_by_a_close() {
+    let (running, _, issued) = asking(json!({}), wanted(&[Scope::Subscribe])).await;
+    let secret = issued.secret.reveal();
+    let origin = format!("http://{}", running.address);
+    let offered = |entry: &str| format!("wirefall.plain, {entry}");
+    let ticket = ticket(&running, secret).await;
+    let mut let_in = Vec::new();
+    for entry in [
+        format!("wirefall.secret.{secret}"),
+        format!("wirefall.ticket.{ticket}"),
+    ] {
+        let protocols = offered(&entry);
+        let headers = [
+            ("sec-websocket-protocol", &*protocols),
+            ("origin", &*origin),
+        ];
+        let client = connect(&running.url(), &headers).await.expect("let in");
+        let_in.push(client);
+        running.until_subscribers(let_in.len() as u64).await;
+    }
+    for (entry, reason) in [
+        (
+            "wirefall.secret.wf_wrong".to_owned(),
+            "the credential is wrong",
+        ),
+        (
+            format!("wirefall.ticket.{ticket}"),
+            "the ticket was used before",
+        ),
+        (
+            "wirefall.ticket.none".to_owned(),
+            "the ticket is wrong, or its time is over",
+        ),
+        (
+            "x".to_owned(),
+            "a credential is needed: `Authorization: Bearer SECRET`",
+        ),
+    ] {
+        let protocols = offered(&entry);
+        let headers = [
+            ("sec-websocket-protocol", &*protocols),
+            ("origin", &*origin),
+        ];
+        let mut client = connect(&running.url(), &headers).await.expect("upgraded");
+        assert_eq!(closed_with(&mut client).await, (4401, reason.to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn a_scope_that_does_not_allow_it_is_403_or_4403() {
+    let (running, _, issued) = asking(json!({}), wanted(&[Scope::Ingest])).await;
+    let authorization = bearer(issued.secret.reveal());
+    let refused = connect(&running.url(), &[("authorization", &authorization)]).await;
+    assert_eq!(refused.err(), Some(403));
+    let protocols = format!("wirefall.v1, wirefall.secret.{}", issued.secret.reveal());
+    let mut client = connect(&running.url(), &[("sec-websocket-protocol", &protocols)])
+        .await
+        .expect("upgraded");
+    assert_eq!(closed_with(&mut client).await.0, 4403);
+}
+
+#[tokio::test]
+async fn rotation_and_revocation_reach_those_who_are_in() {
+    let (running, store, issued) = asking(json!({}), wanted(&[Scope::Subscribe])).await;
+    let old = bearer(issued.secret.reveal());
+    let mut client = connect(&running.url(), &[("authorization", &old)])
+        .await
+        .expect("let in");
+    running.until_subscribers(1).await;
+    let new = store.change(|ring| ring.rotate(&issued.id, Duration::ZERO, now()));
+    let new = bearer(new.expect("rotated").secret.reveal());
+    let (code, reason) = closed_with(&mut client).await;
+    assert_eq!(
+        (code, reason.as_str()),
+        (4401, "the secret was replaced by a newer one")
+    );
+    assert_eq!(
+        connect(&running.url(), &[("authorization", &old)])
+            .await
+            .err(),
+        Some(401)
+    );
+    let mut client = connect(&running.url(), &[("authorization", &new)])
+        .await
+        .expect("let in");
+    store
+        .change(|ring| ring.revoke(&issued.id))
+        .expect("revoked");
+    assert_eq!(closed_with(&mut client).await.0, 4401);
+    assert_eq!(
+        connect(&running.url(), &[("authorization", &new)])
+            .await
+            .err(),
+        Some(401)
+    );
+}
+
+/// A file that is damaged, or gone, throws nobody out.
+#[tokio::test]
+async fn credentials_that_cannot_be_read_again_go_on_as_they_were() {
+    let (running, store, issued) = asking(json!({}), wanted(&[Scope::Subscribe])).await;
+    std::fs::write(store.path(), "{").expect("written");
+    let authorization = bearer(issued.secret.reveal());
+    let started = std::time::Instant::now();
+    while started.elapsed() < Duration::from_millis(2500) {
+        let client = connect(&running.url(), &[("authorization", &authorization)]).await;
+        client.expect("let in");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn i4_sessions_and_bytes_of_a_credential_are_bounded() {
+    let limits = Limits {
+        sessions: Some(1),
+        bytes_per_second: Some(1000),
+    };
+    let wanted = Wanted {
+        limits,
+        ..wanted(&[Scope::Subscribe])
+    };
+    let (mut running, _, issued) = asking(json!({}), wanted).await;
+    let authorization = bearer(issued.secret.reveal());
+    let headers = [("authorization", &*authorization)];
+    let mut client = connect(&running.url(), &headers).await.expect("let in");
+    running.until_subscribers(1).await;
+    assert_eq!(connect(&running.url(), &headers).await.err(), Some(429));
+    running.publish(30, 1000).await;
+    assert_eq!(closed_with(&mut client).await.0, 4429);
+    drop(client);
+    running.until_subscribers(0).await;
+    assert_eq!(connect(&running.url(), &headers).await.err(), Some(429));
+}
+
+#[tokio::test]
+async fn i4_an_address_that_fails_too_often_waits_and_a_good_credential_does_not() {
+    let (running, _, issued) = asking(json!({}), wanted(&[Scope::Subscribe])).await;
+    let wrong = [("authorization", "Bearer wf_wrong")];
+    let mut statuses = Vec::new();
+    for _ in 0..22 {
+        statuses.push(connect(&running.url(), &wrong).await.err());
+    }
+    assert_eq!(statuses[..20], [Some(401); 20]);
+    assert_eq!(statuses[20..], [Some(429); 2]);
+    let authorization = bearer(issued.secret.reveal());
+    let good = connect(&running.url(), &[("authorization", &authorization)]).await;
+    good.expect("let in");
+}
+
+#[tokio::test]
+async fn metrics_are_for_operators_and_for_this_machine() {
+    let settings = json!({ "trusted_proxies": ["127.0.0.1"] });
+    let (running, store, reader) = asking(settings, wanted(&[Scope::Subscribe])).await;
+    let operator = store.change(|ring| ring.create(wanted(&[Scope::Operate]), now()));
+    let operator = operator.expect("a credential");
+    let local = ask(&running, "GET", "/metrics", &[]).await;
+    assert!(local.starts_with("HTTP/1.1 200"), "{local}");
+    assert!(
+        local.contains("\nwirefall_auth_failures_total{reason=\"wrong\"} 0\n"),
+        "{local}"
+    );
+    let away = "X-Forwarded-For: 192.0.2.1";
+    // The operator's credential is read within a second.
+    let authorization = format!("Authorization: {}", bearer(operator.secret.reveal()));
+    let seen = async {
+        while !ask(&running, "GET", "/metrics", &[away, &authorization])
+            .await
+            .starts_with("HTTP/1.1 200")
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon("the operator's page", seen).await;
+    let authorization = format!("Authorization: {}", bearer(reader.secret.reveal()));
+    for (headers, expected) in [
+        (vec![away, &*authorization], "HTTP/1.1 403"),
+        (vec!["Via: 1.1 proxy"], "HTTP/1.1 401"),
+    ] {
+        let answer = ask(&running, "GET", "/metrics", &headers).await;
+        assert!(answer.starts_with(expected), "{headers:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn tickets_are_given_to_pages_that_may_read_and_to_nobody_else() {
+    let settings = json!({ "origins": ["https://ok.example"] });
+    let (running, _, issued) = asking(settings, wanted(&[Scope::Subscribe])).await;
+    let authorization = format!("Authorization: {}", bearer(issued.secret.reveal()));
+    let path = format!("/v1/streams/{}/tickets", issued.stream);
+    for (method, headers, expected, shared) in [
+        ("OPTIONS", vec!["Origin: https://ok.example"], "204", true),
+        (
+            "POST",
+            vec!["Origin: https://ok.example", &*authorization],
+            "200",
+            true,
+        ),
+        ("POST", vec!["Origin: https://ok.example"], "401", true),
+        (
+            "POST",
+            vec!["Origin: https://evil.example", &*authorization],
+            "403",
+            false,
+        ),
+        (
+            "OPTIONS",
+            vec!["Origin: https://evil.example"],
+            "403",
+            false,
+        ),
+        ("POST", vec![&*authorization], "200", false),
+        ("GET", vec![&*authorization], "405", false),
+    ] {
+        let answer = ask(&running, method, &path, &headers).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {expected}")),
+            "{method} {headers:?}: {answer}"
+        );
+        let allowed = answer.contains("access-control-allow-origin: https://ok.example");
+        assert_eq!(allowed, shared, "{method} {headers:?}: {answer}");
+    }
+}

@@ -1,0 +1,138 @@
+//! TLS of the port: the certificate that is shown, and its renewal.
+//!
+//! Owns the two PEM files and what was read of them last. A certificate that is renewed is shown to those
+//! who connect from then on; sessions go on with theirs. Called when the port is opened and for each
+//! connection.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_rustls::TlsAcceptor;
+
+use crate::files::Stamp;
+use crate::sink::websocket::tls::certificates;
+
+/// How often the files are looked at.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// Where the certificate is.
+#[derive(Clone, Debug)]
+pub(super) struct TlsPlan {
+    /// PEM file of the certificate, and of the chain behind it.
+    pub(super) cert: PathBuf,
+    /// PEM file of its key.
+    pub(super) key: PathBuf,
+}
+
+impl TlsPlan {
+    fn read(&self, provider: &CryptoProvider) -> Result<CertifiedKey, String> {
+        let chain = certificates(&self.cert)?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|error| format!("the key {}: {error}", self.key.display()))?;
+        // Compares the key with the certificate too.
+        CertifiedKey::from_der(chain, key, provider).map_err(|error| {
+            let (cert, key) = (self.cert.display(), self.key.display());
+            format!("the certificate {cert} with the key {key}: {error}")
+        })
+    }
+
+    fn stamps(&self) -> [Option<Stamp>; 2] {
+        [&self.cert, &self.key].map(|path| Stamp::of(path))
+    }
+}
+
+/// See the module.
+pub(super) struct Tls {
+    plan: TlsPlan,
+    provider: Arc<CryptoProvider>,
+    shown: Arc<Shown>,
+    acceptor: TlsAcceptor,
+}
+
+/// The certificate that is shown now.
+struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shown")
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let shown = self.0.read();
+        Some(Arc::clone(
+            &*shown.expect("no code panics while it holds it"),
+        ))
+    }
+}
+
+impl Tls {
+    /// Reads the files for the first time.
+    ///
+    /// # Errors
+    /// Which file is wrong, and how.
+    pub(super) fn open(plan: TlsPlan) -> Result<Self, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let read = plan.read(&provider)?;
+        let shown = Arc::new(Shown(RwLock::new(Arc::new(read))));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| format!("TLS: {error}"))?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&shown) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            plan,
+            provider,
+            shown,
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+        })
+    }
+
+    /// For the handshake of a connection.
+    pub(super) fn acceptor(&self) -> &TlsAcceptor {
+        &self.acceptor
+    }
+
+    /// Shows what the files have whenever they change. Two files are never replaced in one moment: what
+    /// does not fit together is told once, and looked at again when either changes. Never returns.
+    pub(super) async fn follow(&self) {
+        let mut look = interval(FOLLOW_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // As of before the first look: a file that changed since it was opened is read once more.
+        let mut known = [None; 2];
+        loop {
+            look.tick().await;
+            let stamps = self.plan.stamps();
+            if stamps == known {
+                continue;
+            }
+            known = stamps;
+            match self.plan.read(&self.provider) {
+                Ok(read) => {
+                    let mut shown = self.shown.0.write().expect("see `resolve`");
+                    if shown.cert != read.cert {
+                        tracing::info!(
+                            "{} was renewed: it is shown from now on",
+                            self.plan.cert.display()
+                        );
+                    }
+                    *shown = Arc::new(read);
+                }
+                Err(error) => {
+                    tracing::warn!("{error}; the certificate that was read before is still shown");
+                }
+            }
+        }
+    }
+}
