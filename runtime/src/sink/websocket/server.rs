@@ -319,11 +319,7 @@ impl Sink for Server {
             let stop = hub.context.stop.clone();
             let flush = hub.plan.timing.flush;
             let serving = async {
-                tokio::select! {
-                    never = accept(&listener, &hub) => never,
-                    () = ended(&hub) => (),
-                }
-                drop(listener);
+                ended(&hub).await;
                 hub.stop_taking_subscribers();
                 hub.subscribers.wait().await;
                 // What was read is published before the run ends (I1), be there subscribers or not.
@@ -336,6 +332,8 @@ impl Sink for Server {
                 () = hub.names.watch() => (),
                 () = hub.gate.follow() => (),
                 () = follow_tls(&hub) => (),
+                // To the end: who comes meanwhile is told that it is ending.
+                () = accept(&listener, &hub) => (),
                 () = serving => (),
             }
             Ok(Delivered {

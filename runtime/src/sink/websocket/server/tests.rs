@@ -279,12 +279,21 @@ async fn serve_stays_after_the_source_and_a_drain_says_so() {
 async fn i1_a_drain_without_subscribers_waits_for_what_was_read() {
     let mut running = Running::start(json!({}), 64 << 20).await;
     running.stop.drain.cancel();
-    let refused = async {
-        while TcpStream::connect(running.address).await.is_ok() {
+    let ending = async {
+        while !get(running.address, "/readyz")
+            .await
+            .starts_with("HTTP/1.1 503")
+        {
             tokio::task::yield_now().await;
         }
     };
-    soon("the end of listening", refused).await;
+    soon("an end of being ready", ending).await;
+    // It still answers: it lives, and takes nobody any more.
+    let alive = get(running.address, "/healthz").await;
+    assert!(alive.starts_with("HTTP/1.1 200"), "{alive}");
+    let refused = tokio_tungstenite::connect_async(running.url()).await;
+    let refused = refused.expect_err("nobody is let in").to_string();
+    assert!(refused.contains("503"), "{refused}");
     assert!(!running.run.is_finished());
     running.publish(7, 8).await;
     running.journal.close();
