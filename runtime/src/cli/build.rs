@@ -41,9 +41,9 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
             "digest": id.digest,
             "size_bytes": description.size_bytes,
         });
-        println!("{line}");
+        tell!("{line}");
     } else {
-        println!("{}", artifact.display());
+        tell!("{}", artifact.display());
         let size = size(description.size_bytes);
         say!("{} {}, {size}, {}", id.name, id.version, id.digest);
     }

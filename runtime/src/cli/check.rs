@@ -50,11 +50,11 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     if globals.json {
         print_json(&plan, &steps);
     } else {
-        println!("{} is right", plan.file.display());
-        print!("{}", summary(&plan));
+        tell!("{} is right", plan.file.display());
+        tell_part!("{}", summary(&plan));
         for step in &steps {
             let mark = if step.ok { "ok    " } else { "failed" };
-            println!("  {mark} {}: {}", step.layer, step.detail);
+            tell!("  {mark} {}: {}", step.layer, step.detail);
         }
     }
     if steps.iter().all(|step| step.ok) {
@@ -199,7 +199,7 @@ fn print_json(plan: &Plan, steps: &[ProbeStep]) {
         .iter()
         .map(|id| json!({"name": id.name, "version": id.version, "digest": id.digest}))
         .collect();
-    println!(
+    tell!(
         "{}",
         json!({
             "file": plan.file.display().to_string(),

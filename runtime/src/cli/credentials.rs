@@ -171,8 +171,8 @@ fn refuse(error: StoreError) -> anyhow::Result<Exit> {
 
 fn revoke(store: &Store, id: &str, globals: &Globals) -> anyhow::Result<Exit> {
     match store.change(|ring| ring.revoke(id)) {
-        Ok(()) if globals.json => println!("{}", json!({ "revoked": id })),
-        Ok(()) => println!("revoked {id}: its sessions are closed within a second"),
+        Ok(()) if globals.json => tell!("{}", json!({ "revoked": id })),
+        Ok(()) => tell!("revoked {id}: its sessions are closed within a second"),
         Err(error) => return refuse(error),
     }
     Ok(Exit::Done)
@@ -182,7 +182,7 @@ fn list(store: &Store, globals: &Globals) -> anyhow::Result<Exit> {
     let ring = store.load()?;
     if globals.json {
         for credential in ring.iter().flat_map(|ring| &ring.credentials) {
-            println!(
+            tell!(
                 "{}",
                 told(ring.as_ref().expect("it has one"), credential, None)
             );
@@ -190,10 +190,10 @@ fn list(store: &Store, globals: &Globals) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let Some(ring) = ring else {
-        println!("no credentials yet: `wirefall credentials create` makes one");
+        tell!("no credentials yet: `wirefall credentials create` makes one");
         return Ok(Exit::Done);
     };
-    println!("stream {}", ring.stream);
+    tell!("stream {}", ring.stream);
     let now = now();
     for one in &ring.credentials {
         let end = match one.expires {
@@ -213,7 +213,7 @@ fn list(store: &Store, globals: &Globals) -> anyhow::Result<Exit> {
         for limit in limits(one) {
             line.push_str(&format!("  {limit}"));
         }
-        println!("{line}");
+        tell!("{line}");
     }
     Ok(Exit::Done)
 }
@@ -300,7 +300,7 @@ pub(super) fn first(state_dir: &Path, talk: bool) -> anyhow::Result<()> {
     })?;
     let credential = of(&ring, &issued.id);
     if talk && std::io::stderr().is_terminal() {
-        eprint!("{}", shown(&issued, credential));
+        say!("{}", shown(&issued, credential).trim_end());
         return Ok(());
     }
     let path = state_dir.join("first-secret.json");

@@ -23,8 +23,8 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     let described =
         component(&args.plugin).and_then(|artifact| plugin::describe(&artifact, &Cache::user()));
     match described {
-        Ok(description) if globals.json => println!("{}", machine(&description)),
-        Ok(description) => print!("{}", person(&description)),
+        Ok(description) if globals.json => tell!("{}", machine(&description)),
+        Ok(description) => tell_part!("{}", person(&description)),
         Err(error) => return Ok(refuse(&error)),
     }
     Ok(Exit::Done)

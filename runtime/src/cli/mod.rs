@@ -17,6 +17,23 @@ macro_rules! say {
     }};
 }
 
+/// Writes a line to standard output. Whoever reads it may leave (`| head`): the process ends then, for
+/// nobody wants the rest; anything else in its way is told, and ends the process as failed.
+macro_rules! tell {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        $crate::cli::told(writeln!(std::io::stdout(), $($words)*));
+    }};
+}
+
+/// The same without the end of a line.
+macro_rules! tell_part {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        $crate::cli::told(write!(std::io::stdout(), $($words)*));
+    }};
+}
+
 mod build;
 mod check;
 mod credentials;
@@ -72,7 +89,7 @@ pub struct Globals {
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, env = "WIREFALL_COLOR")]
     pub color: Color,
     /// What to log, as `info`, `debug` or `wirefall::sink=trace`.
-    #[arg(long, global = true, default_value = "info", env = "WIREFALL_LOG")]
+    #[arg(long, global = true, default_value = "info", env = "WIREFALL_LOG", value_parser = log_filter)]
     pub log: String,
 }
 
@@ -180,10 +197,28 @@ const FREE_BYTES_KEPT: libc::c_int = 8 << 20;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const OWN_MAPPING_BYTES_MIN: libc::c_int = 4 << 20;
 
+/// A filter of the log, if it is one.
+fn log_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// See `tell!`.
+fn told(written: std::io::Result<()>) {
+    let Err(error) = written else { return };
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(Exit::Done as i32);
+    }
+    say!("error: cannot write to standard output: {error}");
+    std::process::exit(Exit::Failed as i32);
+}
+
 /// Sends the log to standard error, as lines for people or as JSON.
 fn log(globals: &Globals) {
     use tracing_subscriber::{EnvFilter, fmt};
-    let filter = EnvFilter::try_new(&globals.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::new(&globals.log); // which clap has looked at
     let log = fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

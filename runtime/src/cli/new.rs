@@ -74,13 +74,13 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     }
     let shown = args.name.display();
     if globals.json {
-        println!("{}", json!({ "made": args.name }));
+        tell!("{}", json!({ "made": args.name }));
         return Ok(Exit::Done);
     }
-    println!("made {shown}; next:");
-    println!("  cd {shown}");
-    println!("  wirefall test                 # the component against tests/golden");
-    println!("  wirefall run pipeline.yaml    # the example records, formatted, on your terminal");
+    tell!("made {shown}; next:");
+    tell!("  cd {shown}");
+    tell!("  wirefall test                 # the component against tests/golden");
+    tell!("  wirefall run pipeline.yaml    # the example records, formatted, on your terminal");
     Ok(Exit::Done)
 }
 
@@ -130,7 +130,11 @@ fn is_repository(root: &Path) -> bool {
 /// Names that Rust, Cargo or the crate itself gives another meaning.
 const TAKEN: &str = "as async await break const continue core crate deps dyn else enum extern false fn \
                      for if impl in let loop match mod move mut pub ref return self static std struct \
-                     super test trait true type unsafe use where while wirefall-sdk";
+                     super test trait true type unsafe use where while Self serde wirefall-sdk";
+
+/// Types that the crate's source uses by these names.
+const TYPES_IN_USE: &str = "Columns Config ConfigError Deserialize Err Formatter JsonSchema Ok Option \
+                            Output Record Reject Result Self Serialize Some String Trade Vec";
 
 /// Longest name of a crate that registries take.
 const NAME_BYTES_MAX: usize = 64;
@@ -149,9 +153,13 @@ fn is_package_name(name: &str) -> bool {
 /// `my-formatter` as a type: `MyFormatter`.
 fn type_name(name: &str) -> String {
     let words = name.split(['-', '_']).filter(|word| !word.is_empty());
-    words
+    let name: String = words
         .map(|word| word[..1].to_ascii_uppercase() + &word[1..])
-        .collect()
+        .collect();
+    match TYPES_IN_USE.split(' ').any(|taken| taken == name) {
+        true => name + "Plugin",
+        false => name,
+    }
 }
 
 #[cfg(test)]
@@ -162,6 +170,8 @@ mod tests {
     fn names_are_those_that_cargo_takes() {
         for (name, good) in [
             ("my-formatter", true),
+            ("Self", false),
+            ("serde", false),
             ("a", true),
             ("1a", false),
             ("a b", false),

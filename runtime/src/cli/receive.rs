@@ -123,7 +123,7 @@ async fn receive(args: Args, json: bool) -> anyhow::Result<Exit> {
         tokio::spawn(show_counts(Arc::clone(&totals), json));
     }
     receiver.run(stop).await.context("receiving failed")?;
-    println!("{}", summary(&totals, json));
+    tell!("{}", summary(&totals, json));
     Ok(Exit::Done)
 }
 
@@ -184,7 +184,7 @@ async fn show_counts(totals: Arc<Totals>, json: bool) {
             if rewrite {
                 let _ = write!(std::io::stderr(), "\r{line}\x1b[K");
             } else {
-                println!("{line}");
+                tell!("{line}");
             }
         }
     }

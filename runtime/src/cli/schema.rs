@@ -17,9 +17,9 @@ pub struct Args {
 /// Whatever keeps it from running.
 pub fn run(args: Args, _globals: &Globals) -> anyhow::Result<Exit> {
     if args.markdown {
-        print!("{}", config::docs());
+        tell_part!("{}", config::docs());
     } else {
-        println!("{:#}", config::schema());
+        tell!("{:#}", config::schema());
     }
     Ok(Exit::Done)
 }

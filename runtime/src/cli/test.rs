@@ -208,15 +208,15 @@ fn report(case: &str, differences: &[Compared], blessed: bool, globals: &Globals
     let diffs = differences.iter();
     if globals.json {
         let diffs: Vec<String> = diffs.map(|compared| diff(compared, false)).collect();
-        println!(
+        tell!(
             "{}",
             json!({"case": case, "verdict": verdict, "diffs": diffs})
         );
         return;
     }
-    println!("{case}: {verdict}");
+    tell!("{case}: {verdict}");
     if !blessed {
-        diffs.for_each(|compared| print!("{}", diff(compared, globals.color_stdout())));
+        diffs.for_each(|compared| tell_part!("{}", diff(compared, globals.color_stdout())));
     }
 }
 
