@@ -3,6 +3,7 @@
 //! Owns the [`Driver`] entry and the [`Problem`] that a config check reports. Knows no driver: each
 //! lives in one file and is named in one table (`source::DRIVERS`, `sink::DRIVERS`, …).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::Pin;
 
@@ -38,6 +39,9 @@ pub struct Facts {
     pub pipeline: String,
     /// The whole component as written beside `driver` and `config` (Blink's `stream_schema`).
     pub component: Value,
+    /// How values of the config are written that stand for others (`${TOKEN}`), by their JSON pointers:
+    /// what is said of them while the pipeline runs must not show what they stand for (I7).
+    pub written: BTreeMap<String, String>,
 }
 
 impl Facts {

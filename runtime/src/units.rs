@@ -27,6 +27,31 @@ pub struct Percent(pub f64);
 #[serde(transparent)]
 pub struct Secret(String);
 
+/// A text that may be written without quotes though YAML takes it for a number or a truth value: it is
+/// what is written, `007` and not 7. Not shown either (I7).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct AsWritten(pub Secret);
+
+impl AsWritten {
+    /// The format by which a schema asks for it.
+    pub const FORMAT: &'static str = "scalar-as-written";
+}
+
+impl JsonSchema for AsWritten {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "AsWritten".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "format": Self::FORMAT})
+    }
+}
+
 const BYTE_UNITS: &[(&str, u64)] = &[
     ("KiB", 1 << 10),
     ("MiB", 1 << 20),

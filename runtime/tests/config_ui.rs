@@ -215,6 +215,31 @@ fn hostile_texts_are_refused() {
             "more than 100000 values",
         ),
         (b"service: \xff\xfe".to_vec(), "not UTF-8"),
+        // A thousand findings on one long line: each is told with a piece of it, and not all.
+        (
+            format!("x: \"{}\"", "${NOPE}".repeat(100_000)).into_bytes(),
+            "`NOPE` is not set",
+        ),
+        (
+            (0..40_000)
+                .fold("x: ".to_owned(), |text, n| text + &format!("${{N{n}}}"))
+                .into_bytes(),
+            "more than these 100 findings",
+        ),
+        (
+            format!("{{{}}}", "a: 1, ".repeat(40_000)).into_bytes(),
+            "more than these 100 findings",
+        ),
+        (
+            (0..40_000)
+                .fold("{".to_owned(), |text, n| text + &format!("a{n}: 1, "))
+                .into_bytes(),
+            "unclosed bracket",
+        ),
+        (
+            format!("service: {{{}}}", "1: 1, ".repeat(49_000)).into_bytes(),
+            "more than these 100 findings",
+        ),
         (Vec::new(), "the file is empty"),
         (b"# only words\n".to_vec(), "the file is empty"),
         (b"a: &a [*a]".to_vec(), "inside the value that it names"),
@@ -266,6 +291,33 @@ fn sink_config_is_expanded_again_with_todays_secrets() {
 }
 
 #[test]
+fn a_text_without_quotes_is_what_is_written() {
+    let load = |id: &str, header: &str| {
+        let text = format!(
+            "service: {{pipeline_id: {id}}}\nsource: {{driver: stdin}}\nsink:\n  driver: websocket\n  \
+             config:\n    url: ws://127.0.0.1:9500\n    headers: [{{X: {header}}}]\n"
+        );
+        let file = Path::new("p.yaml");
+        let (plan, _) = config::load(file, text.as_bytes(), &environment(), &plugins)
+            .map_err(|errors| config::render_all(&errors, false))
+            .unwrap();
+        let sink = (plan.reread_sink)().unwrap();
+        (plan.service.pipeline_id, sink["headers"][0]["X"].clone())
+    };
+    for written in [
+        "007",
+        "1.50",
+        "0x10",
+        "1e3",
+        "12345678901234567890123",
+        "True",
+    ] {
+        assert_eq!(load(written, written), (written.to_owned(), written.into()));
+    }
+    assert_eq!(load("a", "\"007\"").1, "007");
+}
+
+#[test]
 fn a_machine_gets_an_object_a_finding() {
     let found = config::load(Path::new("p.yaml"), b"sink: 5\n", &environment(), &plugins);
     let found = found.err().unwrap();
@@ -285,11 +337,23 @@ fn the_schema_of_a_file_is_a_schema_and_accepts_the_right_files() {
         "processors": [{"driver": "wasm", "config": {"plugin": "delays.wasm"}}],
         "sink": {"driver": "websocket", "config": {"url": "ws://h", "headers": [{"A": "b"}]}},
     });
-    let errors: Vec<String> = validator
-        .iter_errors(&right)
-        .map(|e| e.to_string())
-        .collect();
-    assert!(errors.is_empty(), "{errors:?}");
+    let fits = |name: &str, file: &serde_json::Value| {
+        let errors: Vec<String> = validator.iter_errors(file).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{name}: {errors:?}");
+    };
+    fits("inline", &right);
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("right") && name.ends_with(".yaml") {
+            let text = std::fs::read(&path).unwrap();
+            let (spec, _) = config::Spec::parse(&path, &text).unwrap();
+            fits(&name, &spec.root.to_json());
+            files += 1;
+        }
+    }
+    assert!(files > 5, "{files} files");
     assert!(!validator.is_valid(&json!({"service": {"pipeline_id": 7}, "sorce": {}})));
 }
 

@@ -3,6 +3,7 @@
 //! Owns what makes a pipeline right or wrong (I6) and finds everything at once. Does no I/O: all it
 //! knows beside the text is given. The drivers' own schemas and checks do the drivers' part.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use super::expand::{Environment, Secrets, expand};
 use super::meant;
 use super::plan::{JournalPlan, Plan, Scaling, ServicePlan};
 use super::schema::{envelope, schema_of};
-use super::spec::{Kind, Node, Spec, resolve};
+use super::spec::{Kind, Node, Spec};
 use super::types::{Journal, SERVICE_IGNORED, Service, TOP_IGNORED};
 use super::words;
 
@@ -127,10 +128,11 @@ impl Checker {
         let folder = self.spec.file.parent().unwrap_or(Path::new("")).to_owned();
         let facts = Facts {
             folder: folder.clone(),
-            pipeline: service
-                .as_ref()
-                .map_or_else(String::new, |service| service.pipeline_id.0.clone()),
+            pipeline: service.as_ref().map_or_else(String::new, |service| {
+                service.pipeline_id.0.reveal().to_owned()
+            }),
             component: Value::Null,
+            written: BTreeMap::new(),
         };
         let source = self.driver("source", "source", source::DRIVERS, &file, &facts);
         let sink = self.driver("sink", "sink", sink::DRIVERS, &file, &facts);
@@ -193,7 +195,7 @@ impl Checker {
             source.entry("stream_schema").or_insert(streams);
         }
         let service: Service = self.read("/service", &mut value)?;
-        let id = &service.pipeline_id.0;
+        let id = service.pipeline_id.0.reveal();
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if id.is_empty() || id.len() > 64 || !id.chars().all(legal) || id.starts_with('.') {
             let message =
@@ -311,6 +313,11 @@ impl Checker {
         beside.remove("config");
         let facts = Facts {
             component: Value::Object(beside),
+            written: self
+                .root
+                .at(&pointer)
+                .map(Node::all_written)
+                .unwrap_or_default(),
             ..facts.clone()
         };
         match (driver.check)(config, &facts) {
@@ -374,16 +381,7 @@ impl Checker {
                 map.retain(|key, _| !driver.ignored_keys.contains(&key.as_str()));
             }
             let schema = (driver.schema)(Some(&config)).to_value();
-            let is_expanded = |at: &str| {
-                let located = node.locate(at);
-                located.whole && located.node.written.is_some()
-            };
-            let resolved = |text: &str| match resolve(text) {
-                Kind::Number(number) => Value::Number(number),
-                Kind::Bool(truth) => Value::Bool(truth),
-                _ => Value::Null,
-            };
-            words::coerce(&schema, &mut config, &is_expanded, &resolved);
+            words::coerce(&schema, &mut config, &|at| node.at(at));
             Ok(config)
         })
     }
@@ -395,10 +393,11 @@ fn is_warning(diagnostic: &Diagnostic) -> bool {
 
 fn service_plan(service: Service, folder: &Path) -> ServicePlan {
     let scaling = service.scaling;
-    let state_dir = folder.join(&service.state).join(&service.pipeline_id.0);
+    let pipeline_id = service.pipeline_id.0.reveal().to_owned();
+    let state_dir = folder.join(&service.state).join(&pipeline_id);
     ServicePlan {
         state_dir,
-        pipeline_id: service.pipeline_id.0,
+        pipeline_id,
         batch: BatchLimits {
             records_max: service.batch_size as usize,
             bytes_max: usize::try_from(service.batch_bytes.0).unwrap_or(usize::MAX),

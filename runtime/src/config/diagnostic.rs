@@ -33,16 +33,69 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
-    /// The line as written.
+    /// The line as written, or the part of a long one around the place.
     #[serde(skip)]
-    pub source: String,
+    pub excerpt: Excerpt,
     /// How many characters of the line are meant.
     #[serde(skip)]
     pub width: usize,
 }
 
+/// Most findings that are told at once (I4); whoever has mended so many learns of the rest.
+pub const FINDINGS_MAX: usize = 100;
+
 /// Longest piece of a line that is shown; the rest of a longer one is cut around the place.
 const SHOWN_CHARS_MAX: usize = 160;
+
+/// A part of a line, tabs and control characters made plain.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Excerpt {
+    text: String,
+    /// How many characters of it are before the place.
+    before: usize,
+}
+
+impl Excerpt {
+    /// What is shown of a line of `chars` characters for a place at `column`, from 1.
+    pub fn of(line: &str, chars: usize, column: usize) -> Self {
+        let at = column.saturating_sub(1);
+        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        let from = match chars.checked_sub(SHOWN_CHARS_MAX) {
+            Some(beyond) => at.saturating_sub(SHOWN_CHARS_MAX / 2).min(beyond),
+            None => 0,
+        };
+        let piece: String = line
+            .chars()
+            .skip(from)
+            .take(SHOWN_CHARS_MAX)
+            .map(plain)
+            .collect();
+        let before = if from > 0 { "…" } else { "" };
+        let after = if from + SHOWN_CHARS_MAX < chars {
+            "…"
+        } else {
+            ""
+        };
+        let shift = before.chars().count();
+        Self {
+            text: format!("{before}{}{after}", piece.trim_end()),
+            before: at - from + shift,
+        }
+    }
+}
+
+/// The first [`FINDINGS_MAX`] of all that was found, which are in the order of the file, with a word
+/// about the rest.
+pub fn told(mut found: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    if let Some(first) = found.get(FINDINGS_MAX) {
+        let file = first.file.clone();
+        let message = format!("there is more than these {FINDINGS_MAX} findings");
+        let last = Diagnostic::of_file(Path::new(&file), message);
+        found.truncate(FINDINGS_MAX);
+        found.push(last.help("mend these first; the rest is told then"));
+    }
+    found
+}
 
 impl Diagnostic {
     /// The same with advice.
@@ -61,7 +114,7 @@ impl Diagnostic {
             column: 0,
             message: message.into(),
             help: None,
-            source: String::new(),
+            excerpt: Excerpt::default(),
             width: 0,
         }
     }
@@ -85,9 +138,12 @@ impl Diagnostic {
         if self.line == 0 {
             writeln!(text, "{pad}{blue}-->{reset} {}", self.file).expect("a string grows");
         } else {
-            let (shown, start) = self.excerpt();
-            let indent = " ".repeat(start);
-            let room = shown.chars().count().saturating_sub(start).max(1);
+            let Excerpt {
+                text: shown,
+                before,
+            } = &self.excerpt;
+            let indent = " ".repeat(*before);
+            let room = shown.chars().count().saturating_sub(*before).max(1);
             let caret = "^".repeat(self.width.clamp(1, room));
             write!(
                 text,
@@ -111,29 +167,6 @@ impl Diagnostic {
             }
         }
         text
-    }
-
-    /// The part of the line that is shown, tabs and control characters made plain, and where in it
-    /// the place is.
-    fn excerpt(&self) -> (String, usize) {
-        let plain = |c: char| if c.is_control() { ' ' } else { c };
-        let at = self.column.saturating_sub(1);
-        let chars: Vec<char> = self.source.trim_end().chars().map(plain).collect();
-        if chars.len() <= SHOWN_CHARS_MAX {
-            return (chars.into_iter().collect(), at);
-        }
-        let from = at
-            .saturating_sub(SHOWN_CHARS_MAX / 2)
-            .min(chars.len() - SHOWN_CHARS_MAX);
-        let piece: String = chars[from..from + SHOWN_CHARS_MAX].iter().collect();
-        let before = if from > 0 { "…" } else { "" };
-        let after = if from + SHOWN_CHARS_MAX < chars.len() {
-            "…"
-        } else {
-            ""
-        };
-        let shift = before.chars().count();
-        (format!("{before}{piece}{after}"), at - from + shift)
     }
 }
 

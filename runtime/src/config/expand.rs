@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, FINDINGS_MAX};
 use super::spec::{Kind, Node, Place, Spec};
 
 /// Looks up a variable of the environment.
@@ -57,10 +57,12 @@ const REDACTED_ANYWHERE_CHARS_MIN: usize = 6;
 
 impl Secrets {
     fn add(&mut self, value: &str, written: &str) {
-        if !value.is_empty() && value != written {
-            self.pairs.push((value.to_owned(), written.to_owned()));
+        let known = |pair: &(String, String)| pair.0 == value && pair.1 == written;
+        if !value.is_empty() && value != written && !self.pairs.iter().any(known) {
+            let longer = |pair: &(String, String)| pair.0.len() >= value.len();
+            let at = self.pairs.partition_point(longer);
             self.pairs
-                .sort_by_key(|pair| std::cmp::Reverse(pair.0.len()));
+                .insert(at, (value.to_owned(), written.to_owned()));
         }
     }
 
@@ -138,12 +140,8 @@ impl Expander<'_> {
             value.push_str(&rest[..at]);
             named = true;
             let Some(end) = rest[at..].find('}') else {
-                let place = self.spec.find(place, &rest[at..]);
-                self.problems.push(
-                    self.spec
-                        .error(place, "`${` is not closed")
-                        .help("end the name with `}`; write `$${` for a literal `${`"),
-                );
+                let help = "end the name with `}`; write `$${` for a literal `${`";
+                self.problem(place, &rest[at..], "`${` is not closed", help);
                 value.push_str(&rest[at..]);
                 return (value, named);
             };
@@ -154,9 +152,7 @@ impl Expander<'_> {
                     value.push_str(&found);
                 }
                 Err((message, help)) => {
-                    let place = self.spec.find(place, whole);
-                    self.problems
-                        .push(self.spec.error(place, message).help(help));
+                    self.problem(place, whole, &message, &help);
                     value.push_str(whole);
                 }
             }
@@ -164,6 +160,15 @@ impl Expander<'_> {
         }
         value.push_str(rest);
         (value, named)
+    }
+
+    /// Notes what is wrong with `part`, which stands inside `place`.
+    fn problem(&mut self, place: Place, part: &str, message: &str, help: &str) {
+        if self.problems.len() <= FINDINGS_MAX {
+            let place = self.spec.find(place, part);
+            self.problems
+                .push(self.spec.error(place, message).help(help));
+        }
     }
 
     /// The value of what stands between the braces, or what is wrong and what to do.

@@ -67,7 +67,7 @@ pub fn load(
         Ok((_, others)) | Err(others) => {
             let mut all: Vec<Diagnostic> = problems.into_iter().chain(others).collect();
             all.sort_by_key(|one| (one.line, one.column, one.severity));
-            Err(all)
+            Err(diagnostic::told(all))
         }
     }
 }

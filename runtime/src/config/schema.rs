@@ -11,6 +11,7 @@ use crate::driver::Driver;
 use crate::failover;
 use crate::sink;
 use crate::source;
+use crate::units::AsWritten;
 
 use super::types::{Journal, SERVICE_IGNORED, Service, TOP_IGNORED, Wasm};
 
@@ -145,7 +146,7 @@ pub fn schema() -> Value {
     for key in TOP_IGNORED {
         properties.insert((*key).to_owned(), json!({"deprecated": true}));
     }
-    json!({
+    let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Wirefall pipeline",
         "type": "object",
@@ -153,7 +154,59 @@ pub fn schema() -> Value {
         "required": ["service", "source", "sink"],
         "additionalProperties": false,
         "$defs": defs,
-    })
+    });
+    as_written(&mut schema);
+    schema
+}
+
+/// What may be written where a value is asked for: `${NAME}` for any scalar, and a number or a truth
+/// value for a text that is taken as it is written.
+fn as_written(schema: &mut Value) {
+    let Value::Object(map) = schema else {
+        if let Value::Array(items) = schema {
+            items.iter_mut().for_each(as_written);
+        }
+        return;
+    };
+    if map
+        .get("format")
+        .is_some_and(|format| format == AsWritten::FORMAT)
+    {
+        map.remove("format");
+        map.insert("type".into(), json!(["string", "number", "boolean"]));
+        return;
+    }
+    let is_scalar = |name: &Value| {
+        name.as_str()
+            .is_some_and(|name| ["string", "integer", "number", "boolean"].contains(&name))
+    };
+    let scalar = match map.get("type") {
+        Some(Value::Array(names)) => names.iter().any(is_scalar),
+        Some(name) => is_scalar(name),
+        None => map.contains_key("enum"),
+    };
+    let bare = map
+        .keys()
+        .all(|key| ["type", "description", "default", "title"].contains(&key.as_str()));
+    let bare_text = bare && map.get("type").is_some_and(|name| name == "string");
+    if scalar && !bare_text {
+        let mut outside = Map::new();
+        for key in ["description", "default", "title"] {
+            outside.extend(map.remove(key).map(|value| (key.to_owned(), value)));
+        }
+        let asked = std::mem::take(schema);
+        outside.insert(
+            "anyOf".into(),
+            json!([asked, {"type": "string", "pattern": r"\$\{"}]),
+        );
+        *schema = Value::Object(outside);
+        return;
+    }
+    for (key, value) in map.iter_mut() {
+        if !["const", "default", "enum", "required"].contains(&key.as_str()) {
+            as_written(value);
+        }
+    }
 }
 
 /// One driver of a component, with its definitions moved to the file's own.

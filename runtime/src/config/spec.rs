@@ -3,12 +3,13 @@
 //! Owns the tree of values and the lines they stand on. Never expands a name and knows no key: `expand`
 //! and `check` do. Only this module and its parts name the YAML crate.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Number, Value};
 use serde_yaml::granit_parser::Span;
 
-use super::diagnostic::{Diagnostic, Severity};
+use super::diagnostic::{Diagnostic, Excerpt, Severity};
 
 mod build;
 mod scalar;
@@ -49,6 +50,8 @@ pub struct Node {
     pub place: Place,
     /// The scalar as written, when names in it were expanded: it may be shown, the value may not (I7).
     pub written: Option<String>,
+    /// A scalar without quotes that stands for no text, as written: `007`, `1.50`, `True`.
+    pub plain: Option<String>,
 }
 
 /// What a value is.
@@ -142,6 +145,35 @@ impl Node {
         found
     }
 
+    /// The value that a JSON pointer leads to.
+    pub(super) fn at(&self, pointer: &str) -> Option<&Node> {
+        let located = self.locate(pointer);
+        located.whole.then_some(located.node)
+    }
+
+    /// Every scalar in it that was expanded, as it is written, by its JSON pointer.
+    pub(super) fn all_written(&self) -> BTreeMap<String, String> {
+        fn gather(node: &Node, pointer: &str, written: &mut BTreeMap<String, String>) {
+            match &node.kind {
+                Kind::List(items, _) => items.iter().enumerate().for_each(|(index, item)| {
+                    gather(item, &format!("{pointer}/{index}"), written);
+                }),
+                Kind::Map(entries, _) => entries.iter().for_each(|(key, value)| {
+                    let name = key.name.replace('~', "~0").replace('/', "~1");
+                    gather(value, &format!("{pointer}/{name}"), written);
+                }),
+                _ => written.extend(
+                    node.written
+                        .iter()
+                        .map(|as_written| (pointer.to_owned(), as_written.clone())),
+                ),
+            }
+        }
+        let mut written = BTreeMap::new();
+        gather(self, "", &mut written);
+        written
+    }
+
     /// Whether any scalar in it was expanded from a name.
     pub fn expanded(&self) -> bool {
         match &self.kind {
@@ -184,9 +216,18 @@ pub struct Spec {
     /// The file as the user named it.
     pub file: PathBuf,
     /// Its lines.
-    lines: Vec<String>,
+    lines: Vec<Line>,
     /// The document.
     pub root: Node,
+}
+
+/// A line of the file.
+#[derive(Clone, Debug, Default)]
+struct Line {
+    text: String,
+    /// Characters without the white space at its end: counted once, since a thousand values may stand on
+    /// one line.
+    chars: usize,
 }
 
 impl Spec {
@@ -202,6 +243,7 @@ impl Spec {
                 kind: Kind::Null,
                 place: Place::default(),
                 written: None,
+                plain: None,
             },
         };
         if text.len() > FILE_BYTES_MAX {
@@ -220,7 +262,11 @@ impl Spec {
                 spec.lines = lines_of(&before);
                 let place = Place {
                     line: spec.lines.len().max(1),
-                    column: spec.lines.last().map_or(0, |line| line.chars().count()) + 1,
+                    column: spec
+                        .lines
+                        .last()
+                        .map_or(0, |line| line.text.chars().count())
+                        + 1,
                     width: 1,
                     line_end: 0,
                 };
@@ -251,7 +297,11 @@ impl Spec {
             column: place.column,
             message: message.into(),
             help: None,
-            source: self.line(place.line).to_owned(),
+            excerpt: Excerpt::of(
+                self.line(place.line),
+                self.line_chars(place.line),
+                place.column,
+            ),
             width: place.width,
         }
     }
@@ -268,7 +318,14 @@ impl Spec {
     pub fn line(&self, line: usize) -> &str {
         line.checked_sub(1)
             .and_then(|index| self.lines.get(index))
-            .map_or("", String::as_str)
+            .map_or("", |line| line.text.as_str())
+    }
+
+    /// How many characters a line has, without the white space at its end.
+    fn line_chars(&self, line: usize) -> usize {
+        line.checked_sub(1)
+            .and_then(|index| self.lines.get(index))
+            .map_or(0, |line| line.chars)
     }
 
     /// Where `needle` is written inside `place`; `place` itself where it is not written literally.
@@ -298,7 +355,7 @@ impl Spec {
 
     fn place(&self, span: Span, block: bool) -> Place {
         let (start, end) = (span.start, span.end);
-        let line_length = self.line(start.line()).trim_end().chars().count();
+        let line_length = self.line_chars(start.line());
         let width = if block {
             line_length.saturating_sub(start.col())
         } else if end.line() == start.line() {
@@ -315,8 +372,14 @@ impl Spec {
     }
 }
 
-fn lines_of(text: &str) -> Vec<String> {
+fn lines_of(text: &str) -> Vec<Line> {
     text.split('\n')
-        .map(|line| line.strip_suffix('\r').unwrap_or(line).to_owned())
+        .map(|line| {
+            let line = line.strip_suffix('\r').unwrap_or(line);
+            Line {
+                text: line.to_owned(),
+                chars: line.trim_end().chars().count(),
+            }
+        })
         .collect()
 }

@@ -3,21 +3,19 @@
 //! Owns what their keys are called, their defaults and what they may be; the docs are made of the
 //! comments here. What the schema cannot say is checked in `check`.
 
-use std::borrow::Cow;
-
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::plugin::{Limits, OnError};
-use crate::units::{ByteSize, Percent, Span};
+use crate::units::{AsWritten, ByteSize, Percent, Span};
 
 /// What concerns the whole pipeline.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Service {
     /// Name of the pipeline, of its stream and of its state: text or a number.
-    pub(super) pipeline_id: PipelineId,
+    pub(super) pipeline_id: AsWritten,
     /// Most records in a batch, 10 at least.
     #[serde(default = "batch_size")]
     #[schemars(range(min = 10, max = 65536))]
@@ -73,33 +71,6 @@ fn shutdown_timeout() -> Span {
 
 fn state() -> String {
     ".wirefall".to_owned()
-}
-
-/// `pipeline_id`: text or a number, kept as text.
-#[derive(Debug)]
-pub(super) struct PipelineId(pub(super) String);
-
-impl<'de> Deserialize<'de> for PipelineId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(match Value::deserialize(deserializer)? {
-            Value::String(text) => Self(text),
-            other => Self(other.to_string()),
-        })
-    }
-}
-
-impl JsonSchema for PipelineId {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "PipelineId".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": ["string", "integer"]})
-    }
 }
 
 /// Between how many workers the processors run, by how full the queue before them is.

@@ -6,9 +6,11 @@
 use jsonschema::error::{TypeKind, ValidationError, ValidationErrorKind as Wrong};
 use serde_json::Value;
 
+use super::diagnostic::FINDINGS_MAX;
 use super::meant::{similar, with_known_unit, yes_or_no};
 use super::shape::{choices, first_sentence, parent, properties, type_names, type_words};
-use crate::units::{ByteSize, Percent, Span};
+use super::spec::{Kind, Node, resolve};
+use crate::units::{AsWritten, ByteSize, Percent, Span};
 
 /// One thing wrong in a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,43 +66,50 @@ pub(super) fn fits(schema: &Value, value: &Value) -> bool {
     validator(schema).is_ok_and(|validator| validator.is_valid(value))
 }
 
-/// Turns expanded texts into the numbers and booleans that `schema` asks for: `${SIZE}` is text once
-/// expanded, whatever stands in it.
-pub(super) fn coerce(
+/// Turns expanded texts into the numbers and booleans that `schema` asks for (`${SIZE}` is text once
+/// expanded, whatever stands in it), and scalars without quotes into the text that they are written as,
+/// where it asks for that (`X-Shard: 007`). `node` gives what is written at a pointer.
+pub(super) fn coerce<'n>(
     schema: &Value,
     value: &mut Value,
-    expanded: &dyn Fn(&str) -> bool,
-    resolve: &dyn Fn(&str) -> Value,
+    node: &dyn Fn(&str) -> Option<&'n Node>,
 ) {
     let Ok(validator) = validator(schema) else {
         return;
     };
     let mut pointers = Vec::new();
     for error in validator.iter_errors(value) {
-        mistyped(&error, &mut pointers);
+        mistyped(schema, &error, &mut pointers);
     }
-    for pointer in pointers {
-        if !expanded(&pointer) {
-            continue;
-        }
-        let Some(slot) = value.pointer_mut(&pointer) else {
+    for (pointer, as_written) in pointers {
+        let (Some(node), Some(slot)) = (node(&pointer), value.pointer_mut(&pointer)) else {
             continue;
         };
-        if let Some(text) = slot.as_str() {
-            let resolved = resolve(text);
-            if resolved.is_number() || resolved.is_boolean() {
-                *slot = resolved;
+        if as_written && let Some(plain) = &node.plain {
+            *slot = Value::String(plain.clone());
+        } else if node.written.is_some()
+            && let Some(text) = slot.as_str()
+        {
+            match resolve(text) {
+                Kind::Number(number) => *slot = Value::Number(number),
+                Kind::Bool(truth) => *slot = Value::Bool(truth),
+                _ => {}
             }
         }
     }
 }
 
-fn mistyped(error: &ValidationError<'_>, pointers: &mut Vec<String>) {
+/// Where a value has the wrong type, and whether it is one that is taken as it is written.
+fn mistyped(schema: &Value, error: &ValidationError<'_>, found: &mut Vec<(String, bool)>) {
     match error.kind() {
-        Wrong::Type { .. } => pointers.push(error.instance_path().as_str().to_owned()),
+        Wrong::Type { .. } => {
+            let format = parent(schema, error.schema_path().as_str()).get("format");
+            let as_written = format.is_some_and(|format| format == AsWritten::FORMAT);
+            found.push((error.instance_path().as_str().to_owned(), as_written));
+        }
         Wrong::AnyOf { context } | Wrong::OneOfNotValid { context } => {
             for error in context.iter().flatten() {
-                mistyped(error, pointers);
+                mistyped(schema, error, found);
             }
         }
         _ => {}
@@ -111,6 +120,7 @@ fn validator(schema: &Value) -> Result<jsonschema::Validator, String> {
     jsonschema::options()
         .offline()
         .should_validate_formats(true)
+        .with_format(AsWritten::FORMAT, |_| true)
         .with_format("byte-size", |text| text.parse::<ByteSize>().is_ok())
         .with_format("duration-with-unit", |text| text.parse::<Span>().is_ok())
         .with_format("percent", |text| text.parse::<Percent>().is_ok())
@@ -419,7 +429,7 @@ impl Words<'_> {
             message,
             help,
         };
-        if !self.found.contains(&finding) {
+        if self.found.len() <= FINDINGS_MAX && !self.found.contains(&finding) {
             self.found.push(finding);
         }
     }

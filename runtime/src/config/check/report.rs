@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::Checker;
-use crate::config::diagnostic::Severity;
-use crate::config::spec::{Kind, Located, Node, Place, resolve};
+use crate::config::diagnostic::{FINDINGS_MAX, Severity};
+use crate::config::spec::{Kind, Located, Node, Place};
 use crate::config::words::{self, At, Finding};
 use crate::driver::Problem;
 
@@ -17,18 +17,10 @@ impl Checker {
             kind: Kind::Null,
             place: Place::default(),
             written: None,
+            plain: None,
         };
         let part = if part.whole { part.node.clone() } else { empty };
-        let is_expanded = |at: &str| {
-            let located = part.locate(at);
-            located.whole && located.node.written.is_some()
-        };
-        let resolved = |text: &str| match resolve(text) {
-            Kind::Number(number) => Value::Number(number),
-            Kind::Bool(truth) => Value::Bool(truth),
-            _ => Value::Null,
-        };
-        words::coerce(schema, value, &is_expanded, &resolved);
+        words::coerce(schema, value, &|at| part.at(at));
         let shown = |at: &str| {
             let located = part.locate(at);
             located
@@ -128,7 +120,7 @@ impl Checker {
         warning: bool,
         near_expanded: bool,
     ) {
-        if self.unset.iter().any(|at| place.contains(*at)) {
+        if self.found.len() > FINDINGS_MAX || self.unset.iter().any(|at| place.contains(*at)) {
             return;
         }
         // Whatever a driver or a plugin says: no expanded value in it (I7).

@@ -10,7 +10,7 @@ use serde_yaml::granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, S
 use super::scalar::resolve;
 use super::syntax::{TOO_DEEP_HELP, syntax_words, too_deep_words};
 use super::{Key, Kind, Node, Place, Spec};
-use crate::config::diagnostic::Diagnostic;
+use crate::config::diagnostic::{Diagnostic, FINDINGS_MAX};
 
 /// Deepest nesting of lists and maps.
 pub(super) const DEPTH_MAX: usize = 64;
@@ -101,19 +101,20 @@ impl<'a> Builder<'a> {
                 let place = self.spec.place(span, false);
                 let tag = tag.map(|tag| format!("{}{}", tag.handle(), tag.suffix()));
                 let kind = match tag.as_deref() {
-                    Some("tag:yaml.org,2002:str" | "!") => Kind::Text(text.into_owned()),
+                    Some("tag:yaml.org,2002:str" | "!") => Kind::Text(text.clone().into_owned()),
                     Some(tag) if !tag.starts_with("tag:yaml.org,2002:") => {
                         return Err(self.tagged(span.tag_span().unwrap_or(span), tag));
                     }
                     _ if style == ScalarStyle::Plain => resolve(&text),
-                    _ => Kind::Text(text.into_owned()),
+                    _ => Kind::Text(text.clone().into_owned()),
                 };
-                let written = None;
+                let plain = (!matches!(kind, Kind::Text(_))).then(|| text.into_owned());
                 self.close(
                     Node {
                         kind,
                         place,
-                        written,
+                        written: None,
+                        plain,
                     },
                     anchor,
                     Weight::default(),
@@ -191,6 +192,7 @@ impl<'a> Builder<'a> {
                 kind,
                 place,
                 written: None,
+                plain: None,
             },
             key: None,
             anchor,
@@ -214,7 +216,6 @@ impl<'a> Builder<'a> {
         if self.open.len() + weight.height > DEPTH_MAX + 1 {
             return Err(self.too_deep(node.place));
         }
-        let spec = self.spec;
         let Some(open) = self.open.last_mut() else {
             self.root = Some(node);
             return Ok(());
@@ -224,18 +225,26 @@ impl<'a> Builder<'a> {
         match &mut open.node.kind {
             Kind::List(items, _) => items.push(node),
             Kind::Map(entries, _) => match open.key.take() {
-                None => open.key = Some(Key::of(&node, spec)),
+                None => open.key = Some(Key::of(node)),
                 Some(key) => {
-                    if key.name == "<<" {
-                        self.problems.push(
-                            spec.error(key.place, "merge keys (`<<`) are not supported")
-                                .help("write the keys out, or use an alias for a whole value"),
-                        );
-                    } else if let Some(first) = open.lines_by_key.get(&key.name) {
-                        self.problems.push(
-                            spec.error(key.place, format!("duplicate key `{}`", key.name))
-                                .help(format!("it is first on line {first}; keep one of them")),
-                        );
+                    let problem = if key.name == "<<" {
+                        Some((
+                            "merge keys (`<<`) are not supported".to_owned(),
+                            "write the keys out, or use an alias for a whole value".to_owned(),
+                        ))
+                    } else {
+                        open.lines_by_key.get(&key.name).map(|first| {
+                            (
+                                format!("duplicate key `{}`", key.name),
+                                format!("it is first on line {first}; keep one of them"),
+                            )
+                        })
+                    };
+                    if let Some((message, help)) = problem {
+                        if self.problems.len() <= FINDINGS_MAX {
+                            let problem = self.spec.error(key.place, message);
+                            self.problems.push(problem.help(help));
+                        }
                     } else {
                         open.lines_by_key.insert(key.name.clone(), key.place.line);
                         entries.push((key, node));
@@ -324,14 +333,10 @@ impl<'a> Builder<'a> {
 
 impl Key {
     /// A scalar as a key: as it is written, so that `1`, `on` and `null` are keys too.
-    fn of(node: &Node, spec: &Spec) -> Self {
-        let name = match &node.kind {
-            Kind::Text(text) => text.clone(),
-            _ => {
-                let line = spec.line(node.place.line);
-                let written = line.chars().skip(node.place.column - 1);
-                written.take(node.place.width).collect()
-            }
+    fn of(node: Node) -> Self {
+        let name = match node.kind {
+            Kind::Text(text) => text,
+            _ => node.plain.unwrap_or_default(),
         };
         Self {
             name,

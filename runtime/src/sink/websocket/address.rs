@@ -22,6 +22,8 @@ pub(super) struct Address {
     pub(super) port: u16,
     /// Path and query as the handshake asks for them.
     pub(super) path_and_query: String,
+    /// The path stands for something else in the pipeline file, and is not shown (I7).
+    pub(super) path_is_secret: bool,
     /// `Authorization` made of `user:password@`.
     pub(super) authorization: Option<HeaderValue>,
 }
@@ -60,6 +62,7 @@ impl Address {
             host,
             port: port.unwrap_or(if secure { 443 } else { 80 }),
             path_and_query,
+            path_is_secret: false,
             authorization,
         })
     }
@@ -80,12 +83,30 @@ impl Address {
     }
 }
 
+impl Address {
+    /// The address as it may be shown where `written` is what stands in the pipeline file: a path that is
+    /// not written there in these letters stands for something else.
+    #[must_use]
+    pub(super) fn written_as(mut self, written: Option<&String>) -> Self {
+        let path = self.path_and_query.split('?').next().unwrap_or_default();
+        self.path_is_secret = written.is_some_and(|written| {
+            let written = written.split('?').next().unwrap_or_default();
+            !written.ends_with(path)
+        });
+        self
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.secure { "wss" } else { "ws" };
         let (path, query) = match self.path_and_query.split_once('?') {
             Some((path, _)) => (path, "?…"),
             None => (self.path_and_query.as_str(), ""),
+        };
+        let path = match self.path_is_secret && path != "/" {
+            true => "/…",
+            false => path,
         };
         write!(f, "{scheme}://{}{path}{query}", self.host_header())
     }
@@ -340,5 +361,29 @@ mod tests {
             let set = [("HTTP_PROXY", "one:1"), ("NO_PROXY", exempt)];
             assert_eq!(proxy(url, &set).is_some(), goes, "{url} {exempt}");
         }
+    }
+
+    #[test]
+    fn i7_a_path_that_stands_for_something_else_is_not_shown() {
+        let shown = |written: &str| {
+            let address = Address::parse("wss://h:1/services/hunter2?a=b").unwrap();
+            address.written_as(Some(&written.to_owned())).to_string()
+        };
+        for written in [
+            "wss://h:1/services/${TOKEN}?a=b",
+            "${URL}",
+            "wss://h:1/${REST}",
+            "wss://h:1/services/${TOKEN}?a=/services/hunter2",
+        ] {
+            assert_eq!(shown(written), "wss://h:1/…?…", "{written}");
+        }
+        for written in [
+            "wss://${HOST}/services/hunter2?a=${B}",
+            "${HOST}/services/hunter2",
+        ] {
+            assert_eq!(shown(written), "wss://h:1/services/hunter2?…", "{written}");
+        }
+        let address = Address::parse("ws://h/services/x").unwrap();
+        assert_eq!(address.written_as(None).to_string(), "ws://h/services/x");
     }
 }

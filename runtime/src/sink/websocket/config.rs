@@ -230,6 +230,7 @@ pub(super) fn check(config: Value, facts: &Facts) -> Result<ClientPlan, Vec<Prob
     let config: Config = driver::read(config)?;
     let mut problems = Vec::new();
     let address = Address::parse(config.url.reveal())
+        .map(|address| address.written_as(facts.written.get("/url")))
         .map_err(|wrong| problems.push(Problem::error("/url", wrong)));
     let headers = endpoint::headers(&config.headers, &mut problems);
     endpoint::subprotocols(&config.subprotocols, &mut problems);

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::address::{Address, ProxyAddress};
 use crate::driver::{Facts, Problem};
-use crate::units::Secret;
+use crate::units::{AsWritten, Secret};
 
 /// Longest attempt to connect where nothing else is said.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,36 +59,14 @@ impl Endpoint {
 #[serde(untagged)]
 pub(super) enum Headers {
     /// `- Name: value`
-    List(Vec<BTreeMap<String, HeaderText>>),
+    List(Vec<BTreeMap<String, AsWritten>>),
     /// `Name: value`
-    Map(BTreeMap<String, HeaderText>),
+    Map(BTreeMap<String, AsWritten>),
 }
 
 impl Default for Headers {
     fn default() -> Self {
         Self::Map(BTreeMap::new())
-    }
-}
-
-/// A header's value; YAML may read it as a number or a truth value.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum HeaderText {
-    /// As written.
-    Text(Secret),
-    /// `X-Shard: 7`
-    Number(serde_json::Number),
-    /// `X-Trial: true`
-    Truth(bool),
-}
-
-impl HeaderText {
-    fn reveal(&self) -> String {
-        match self {
-            Self::Text(text) => text.reveal().to_owned(),
-            Self::Number(number) => number.to_string(),
-            Self::Truth(truth) => truth.to_string(),
-        }
     }
 }
 
@@ -142,7 +120,7 @@ pub(super) fn headers(
     written: &Headers,
     problems: &mut Vec<Problem>,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let entries: Vec<(String, &String, &HeaderText)> = match written {
+    let entries: Vec<(String, &String, &AsWritten)> = match written {
         Headers::Map(map) => map
             .iter()
             .map(|(name, value)| (format!("/headers/{}", escape(name)), name, value))
@@ -176,7 +154,7 @@ pub(super) fn headers(
             );
             continue;
         }
-        match HeaderValue::from_str(&value.reveal()) {
+        match HeaderValue::from_str(value.0.reveal()) {
             Ok(mut value) => {
                 value.set_sensitive(true);
                 headers.push((parsed, value));

@@ -44,8 +44,8 @@ fn headers_are_a_list_of_one_entry_maps_or_a_map() {
         ),
     ];
     for headers in [
-        json!([{"Authorization": "Bearer t"}, {"X-Shard": 7}]),
-        json!({"Authorization": "Bearer t", "X-Shard": 7}),
+        json!([{"Authorization": "Bearer t"}, {"X-Shard": "7"}]),
+        json!({"Authorization": "Bearer t", "X-Shard": "7"}),
     ] {
         let plan = checked(with(json!({"headers": headers}))).unwrap();
         assert_eq!(plan.endpoint.headers, expected);
