@@ -186,7 +186,8 @@ impl Following {
                 Some(event) => event,
                 None => {
                     // Nothing more at once: what was printed is to be seen.
-                    if !self.printer.flush()? {
+                    let flushed = self.printer.flush();
+                    if !flushed.context("cannot write the records")? {
                         break;
                     }
                     let due_at = self.printer.due_at().into();
@@ -215,7 +216,8 @@ impl Following {
         match event {
             Event::Frame { payload, text } => {
                 self.unkept = true;
-                if !self.printer.print(&payload, text)? {
+                let printed = self.printer.print(&payload, text);
+                if !printed.context("cannot write the records")? {
                     return Ok(Some(Exit::Done));
                 }
             }
