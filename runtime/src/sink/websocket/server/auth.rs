@@ -278,6 +278,11 @@ impl Gate {
         failure
     }
 
+    /// Notes that an address is refused for another reason; whether that is worth a line in the log.
+    pub(super) fn is_news(&self, address: IpAddr) -> bool {
+        lock(&self.throttle).failed(address, Instant::now()) == Failure::First
+    }
+
     /// Follows the file, and ends sessions whose credential has ended. Never returns.
     pub(super) async fn follow(&self) {
         let Some(guard) = &self.guard else {

@@ -133,7 +133,10 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
         _ => (),
     }
     if let Err(reason) = allow(&request.headers, &hub.plan.hosts, &hub.plan.origins) {
-        tracing::warn!(%peer, path = request.uri.path(), "refused: {reason}");
+        // Not the path, which may be anything that somebody took for an address.
+        if hub.gate.is_news(peer.ip()) {
+            tracing::warn!(%peer, "refused: {reason} (further ones of this address are not told for a minute)");
+        }
         return text(StatusCode::FORBIDDEN, &reason);
     }
     match place {

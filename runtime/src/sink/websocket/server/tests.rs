@@ -23,6 +23,7 @@ use crate::sink::Stop;
 use crate::sink::framing::Framer;
 
 mod auth;
+mod tls;
 mod v1;
 
 type Client = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -45,7 +46,7 @@ struct Running {
     metrics: Arc<Metrics>,
     run: JoinHandle<Result<Delivered, SinkError>>,
     /// Its state folder.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Running {
@@ -96,7 +97,7 @@ impl Running {
             stop,
             metrics,
             run: tokio::spawn(sink.run()),
-            _folder: folder,
+            folder,
         }
     }
 
