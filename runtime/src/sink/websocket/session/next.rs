@@ -87,7 +87,8 @@ impl Session {
     fn probe_unanswered(&mut self, now: Duration) -> Step {
         let wrong_pongs = self.connection.wrong_pongs;
         self.probes_unanswered += 1;
-        let hopeless = wrong_pongs > 0 || self.probes_unanswered >= PROBES_UNANSWERED_MAX;
+        // Pongs that nobody asked for are legal, so they make it no more hopeless than silence does.
+        let hopeless = self.probes_unanswered >= PROBES_UNANSWERED_MAX;
         if hopeless && !self.probe_answered_once {
             self.failure = Some(Failure::NoPongs { wrong_pongs });
         }
