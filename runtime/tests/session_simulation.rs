@@ -251,7 +251,7 @@ impl World {
                     self.buffer(Sent::Close, 8);
                 }
                 Step::Drop(_) => self.dropped(),
-                Step::Poison(position) => {
+                Step::Poison { position, .. } => {
                     assert!(
                         self.poisons.contains(&position.0),
                         "seed {}: record {} is good and was failed over",

@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::config::{self, ClientPlan, Replies};
 use super::connect;
 use super::layers::Layers;
-use super::line::{Line, Moved};
+use super::line::{Leaving, Line, Moved};
 use super::outbound::Control;
 use super::replies::{self, Reply};
 use super::session::{Confirm, DialFailure, Failure, Order, Session, Step, Wait};
@@ -140,6 +140,11 @@ impl Client {
 
     /// Does what the session says until it has to wait; `None` at the end.
     async fn act(&mut self) -> Result<Option<Wait>, SinkError> {
+        let now = self.now();
+        if let Some(line) = &mut self.line {
+            let Leaving { moved, all } = line.leaving();
+            self.session.leaving(now, moved, all);
+        }
         loop {
             let marks = *self.marks.borrow_and_update();
             let room = self.line.as_ref().map_or(0, |line| line.room());
@@ -157,9 +162,9 @@ impl Client {
                         return Ok(None);
                     }
                 }
-                Step::Poison(position) => {
+                Step::Poison { position, breaks } => {
                     self.line = None;
-                    if !self.poison(position).await {
+                    if !self.poison(position, breaks).await {
                         return Ok(None);
                     }
                 }
@@ -285,13 +290,13 @@ impl Client {
     }
 
     /// Brings the record at `position` to the failover. False when the run ends instead.
-    async fn poison(&mut self, position: Position) -> bool {
+    async fn poison(&mut self, position: Position, breaks: u32) -> bool {
         let Read::Chunk(chunk) = self.context.journal.read(position) else {
             unreachable!("the cursor pins everything unconfirmed");
         };
         let record = chunk.record(position.since(chunk.first) as usize);
         let reason = format!(
-            "the connection to {} broke three times with this record alone in flight",
+            "the connection to {} broke {breaks} times with this record alone in flight",
             self.plan.endpoint.address
         );
         tracing::warn!("record {}: {reason}; it goes to the failover", position.0);

@@ -19,8 +19,9 @@ use super::address::ProxyAddress;
 use super::endpoint::{Endpoint, ProxyPlan};
 use super::handshake::handshake;
 use super::layers::{Layers, is_tls};
-use super::line::{Connected, Io};
+use super::line::Connected;
 use super::session::DialFailure;
+use super::wire::{Io, Tcp};
 
 /// Longest answer of a proxy.
 const PROXY_ANSWER_BYTES_MAX: usize = 8192;
@@ -46,7 +47,7 @@ async fn attempt(
     tls: Option<&Arc<ClientConfig>>,
     layers: &mut Layers,
 ) -> Result<Connected, DialFailure> {
-    let tcp = reach(endpoint, layers).await?;
+    let tcp = Tcp::new(reach(endpoint, layers).await?);
     let io: Box<dyn Io> = match tls {
         None => Box::new(tcp),
         Some(config) => Box::new(encrypt(endpoint, config, tcp, layers).await?),
@@ -185,9 +186,9 @@ async fn tunnel(
 async fn encrypt(
     endpoint: &Endpoint,
     config: &Arc<ClientConfig>,
-    tcp: TcpStream,
+    tcp: Tcp,
     layers: &mut Layers,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, DialFailure> {
+) -> Result<tokio_rustls::client::TlsStream<Tcp>, DialFailure> {
     layers.trying("tls");
     let name = endpoint
         .tls

@@ -27,8 +27,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::endpoint::Endpoint;
 use super::inbound::Inbound;
 use super::layers::{Layers, is_tls};
-use super::line::{Connected, Io};
+use super::line::Connected;
 use super::session::DialFailure;
+use super::wire::Io;
 
 /// Most of a refusal's body that is shown.
 const BODY_BYTES_MAX: usize = 512;

@@ -17,16 +17,12 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use super::inbound::Inbound;
 use super::outbound::{Control, Outbound};
 use super::session::Piece;
+use super::wire::{Io, Progress};
 use crate::journal::{Chunk, Position};
 use crate::sink::framing::Framing;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 16 * 1024;
-
-/// A stream of any kind: TCP, or TLS over it.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A connection after its handshake.
 pub(super) struct Connected {
@@ -51,6 +47,17 @@ pub(super) struct Line {
     written_to: Position,
     /// When the kernel last had everything: a line is idle from some time after it on.
     wrote_at: Option<Instant>,
+    /// What had left when it was looked at last.
+    left: u64,
+}
+
+/// What has become of what was pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Leaving {
+    /// Bytes left this machine since it was looked at last.
+    pub(super) moved: bool,
+    /// None of what was pushed is here any more.
+    pub(super) all: bool,
 }
 
 /// What moved; at least one of the two.
@@ -75,6 +82,7 @@ impl Line {
             flushed: true,
             written_to: position,
             wrote_at: None,
+            left: 0,
         })
     }
 
@@ -112,6 +120,16 @@ impl Line {
     /// Whether the kernel has everything.
     pub(super) fn is_drained(&self) -> bool {
         self.flushed && self.out.pending().is_empty()
+    }
+
+    /// Looks at what has left this machine since the last time.
+    pub(super) fn leaving(&mut self) -> Leaving {
+        let Progress { left, held } = self.io.progress();
+        let before = std::mem::replace(&mut self.left, left);
+        Leaving {
+            moved: left > before,
+            all: held == 0 && self.is_drained(),
+        }
     }
 
     /// When the kernel last had everything.
@@ -230,9 +248,16 @@ mod tests {
         flushes: VecDeque<io::Result<()>>,
         fails_to_write: bool,
         reads: VecDeque<&'static [u8]>,
+        progress: Progress,
     }
 
     struct Scripted(Arc<Mutex<Steps>>);
+
+    impl Io for Scripted {
+        fn progress(&self) -> Progress {
+            self.0.lock().unwrap().progress
+        }
+    }
 
     impl AsyncWrite for Scripted {
         fn poll_write(
@@ -318,6 +343,26 @@ mod tests {
         assert!(line.moved(false).await.wrote.unwrap().is_ok());
         assert!(line.is_drained() && line.room() > 0);
         assert_eq!(line.written_to(), Position(8));
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_holds_is_here_and_what_it_holds_less_has_left() {
+        let (mut line, steps) = line(Steps::default());
+        push_a_record(&mut line);
+        let look = |line: &mut Line, left, held| {
+            steps.lock().unwrap().progress = Progress { left, held };
+            let Leaving { moved, all } = line.leaving();
+            (moved, all)
+        };
+        assert_eq!(look(&mut line, 0, 0), (false, false), "not written yet");
+        line.moved(true).await;
+        assert_eq!(look(&mut line, 0, 0), (false, false), "TLS holds it back");
+        steps.lock().unwrap().flushes.push_back(Ok(()));
+        line.moved(true).await;
+        assert_eq!(look(&mut line, 0, 7), (false, false), "the kernel has it");
+        assert_eq!(look(&mut line, 4, 3), (true, false));
+        assert_eq!(look(&mut line, 4, 3), (false, false), "it stands still");
+        assert_eq!(look(&mut line, 7, 0), (true, true));
     }
 
     #[tokio::test]

@@ -29,6 +29,7 @@ mod server;
 pub mod session;
 pub mod subscription;
 mod tls;
+mod wire;
 mod words;
 
 /// The table entry.

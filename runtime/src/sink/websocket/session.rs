@@ -23,8 +23,8 @@
 //! ```
 //!
 //! `room` is how many bytes the shell's output buffer still takes; with 0 the session sends nothing
-//! and only minds its deadlines. After every write the shell calls [`Session::written`]; what the peer
-//! says comes in by [`Session::pong`], [`Session::replied`], [`Session::acknowledged`],
+//! and only minds its deadlines. After every write the shell calls [`Session::written`], and before
+//! every `next` it says by [`Session::leaving`] whether what was written moves; what the peer says comes in by [`Session::pong`], [`Session::replied`], [`Session::acknowledged`],
 //! [`Session::heard`]; an end that the shell sees (reset, end of file, Close) by [`Session::broken`].
 //!
 //! A subscriber that was accepted is the same session with [`Rules::accepted`]: it is `connected` once,
@@ -95,9 +95,9 @@ pub struct Rules {
     pub window_records_max: u64,
     /// Most payload bytes in flight (one frame more).
     pub window_bytes_max: u64,
-    /// Longest time in which the kernel takes nothing of what is to be written.
+    /// Longest time in which nothing of what is to be written moves.
     pub write_timeout: Duration,
-    /// Longest time in which nothing of what is in flight is confirmed.
+    /// Longest time in which nothing of what is in flight moves or is confirmed.
     pub confirm_timeout: Duration,
     /// Longest wait for the peer's Close.
     pub close_timeout: Duration,
@@ -156,8 +156,13 @@ pub enum Step {
     Close,
     /// Drop the connection without ceremony: it is given up.
     Drop(GivenUp),
-    /// Bring the record at this position to the failover; no connection survives it.
-    Poison(Position),
+    /// Bring a record to the failover; no connection survives it.
+    Poison {
+        /// The record.
+        position: Position,
+        /// Breaks of connections on which it was alone in flight.
+        breaks: u32,
+    },
     /// Nothing to do before an event.
     Wait(Wait),
     /// Everything is confirmed and the connection is closed; or an accepted peer is gone.
@@ -189,7 +194,7 @@ pub enum GivenUp {
         wrong_pongs: u32,
     },
     /// `confirm_timeout` passed.
-    #[error("nothing was confirmed within confirm_timeout, a second Ping included")]
+    #[error("nothing more was taken or confirmed within confirm_timeout, a second Ping included")]
     ConfirmTimeout,
     /// `write_timeout` passed.
     #[error("the connection took no byte within write_timeout")]
@@ -288,6 +293,10 @@ struct Connection {
     bytes_max: u64,
     /// Since when the kernel takes nothing.
     blocked_since: Option<Duration>,
+    /// Some of the records sent may still be on this side of the line.
+    leaving: bool,
+    /// When bytes of them were last seen to leave.
+    moved_at: Duration,
     written_to: Position,
     /// The last confirmation, or when the first unconfirmed record was sent.
     progress_at: Duration,

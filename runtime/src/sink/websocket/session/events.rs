@@ -78,6 +78,7 @@ impl Session {
         let bytes_before = self.connection.bytes_sent;
         self.connection.bytes_sent += wire.len() as u64;
         self.connection.blocked_since.get_or_insert(now);
+        self.connection.leaving = true;
         if self.rules.confirm == Confirm::Message {
             let frames = &mut self.connection.frames;
             match piece {
@@ -125,6 +126,18 @@ impl Session {
         if self.rules.confirm == Confirm::Written && self.state == State::Open {
             self.confirm(now, to);
         }
+    }
+
+    /// What becomes of what was sent: `moved` says that bytes left since the last time, `all` that none
+    /// is on this side of the line any more. Only what leaves with records counts: their bytes end, and
+    /// Pings would go out for ever (I4).
+    pub fn leaving(&mut self, now: Duration, moved: bool, all: bool) {
+        let connection = &mut self.connection;
+        if moved && connection.leaving {
+            connection.moved_at = now;
+            connection.repings = 0;
+        }
+        connection.leaving &= !all;
     }
 
     /// Anything came from the peer.

@@ -24,7 +24,10 @@ impl Session {
             }),
             State::Poisoned { told: false } => {
                 self.state = State::Poisoned { told: true };
-                Step::Poison(self.confirmed)
+                Step::Poison {
+                    position: self.confirmed,
+                    breaks: self.breaks_alone,
+                }
             }
             State::Down { dial_at } => self.down(now, dial_at, marks),
             State::Probing { since, sent } => self.probing(now, room, since, sent),
@@ -211,7 +214,7 @@ impl Session {
     /// Before a connection is given up, Pings go out once more: a peer may answer only the latest, and
     /// a Pong may have been lost on its way through a gateway.
     fn next_reping_at(&self) -> Option<Duration> {
-        let since = self.connection.progress_at;
+        let since = self.quiet_since(self.connection.progress_at);
         self.awaits_confirmation()
             .then(|| self.reping_at(since, self.rules.confirm_timeout))
             .flatten()
@@ -227,6 +230,12 @@ impl Session {
         !interval.is_zero()
             && self.connection.keepalive_at.is_none()
             && now >= self.connection.heard_at + interval
+    }
+
+    /// Since when nothing is known to go on, where something did at `since`. A line that moves is only
+    /// slow: what is still on its way cannot be answered.
+    fn quiet_since(&self, since: Duration) -> Duration {
+        since.max(self.connection.moved_at)
     }
 
     fn awaits_confirmation(&self) -> bool {
@@ -245,16 +254,16 @@ impl Session {
         let rules = &self.rules;
         let write = connection
             .blocked_since
-            .map(|since| (since + rules.write_timeout, GivenUp::WriteTimeout));
-        let confirm = self.awaits_confirmation().then(|| {
-            (
-                connection.progress_at + rules.confirm_timeout,
-                GivenUp::ConfirmTimeout,
-            )
-        });
+            .map(|since| self.quiet_since(since) + rules.write_timeout)
+            .map(|at| (at, GivenUp::WriteTimeout));
+        let confirm = self
+            .awaits_confirmation()
+            .then(|| self.quiet_since(connection.progress_at) + rules.confirm_timeout)
+            .map(|at| (at, GivenUp::ConfirmTimeout));
         let silent = connection
             .keepalive_at
-            .map(|since| (since + rules.confirm_timeout, GivenUp::Silent));
+            .map(|since| self.quiet_since(since) + rules.confirm_timeout)
+            .map(|at| (at, GivenUp::Silent));
         let deadlines = [write, confirm, silent];
         deadlines.into_iter().flatten().min_by_key(|(at, _)| *at)
     }

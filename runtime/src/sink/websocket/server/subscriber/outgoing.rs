@@ -125,7 +125,7 @@ impl Subscriber<'_> {
                 }
             }
             Step::Drop(_) => return ControlFlow::Break(End::Dead),
-            Step::Dial { .. } | Step::Poison(_) | Step::Done | Step::Fail(_) => {
+            Step::Dial { .. } | Step::Poison { .. } | Step::Done | Step::Fail(_) => {
                 return ControlFlow::Break(self.broken());
             }
         })

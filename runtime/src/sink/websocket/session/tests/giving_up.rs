@@ -31,6 +31,81 @@ fn a_connection_is_given_up_after_three_more_pings() {
     assert!(seen.ends_with(&[100, 200, 300]), "{seen:?}");
 }
 
+/// A line that is slow and moves: no deadline passes, however long one record takes. Once it is away the
+/// deadline is as near as ever, and Pings that leave behind it do not put it off.
+#[test]
+fn i4_a_line_that_moves_is_not_given_up_and_one_that_stands_is() {
+    for held_by_shell in [false, true] {
+        let mut bench = Bench::new(Rules {
+            confirm_timeout: ms(400),
+            write_timeout: ms(400),
+            ping_interval: ms(300),
+            ..rules(1)
+        });
+        bench.open();
+        let waits = |bench: &mut Bench, until: u64, moved: bool, all: bool| {
+            while bench.now < ms(until) {
+                bench.session.leaving(bench.now, moved, all);
+                match bench.step() {
+                    Step::Send(order) => {
+                        let piece = order.cut(&bench.chunk);
+                        bench.session.sent(bench.now, &bench.chunk, &piece);
+                    }
+                    Step::Ping(_) => {}
+                    Step::Wait(wait) => {
+                        if !held_by_shell || all {
+                            let to = bench.session.position();
+                            bench.session.written(bench.now, to, true);
+                        }
+                        bench.now = wait.until.expect("a deadline").min(ms(until));
+                    }
+                    Step::Drop(why) => return Some(why),
+                    step => panic!("{step:?}"),
+                }
+            }
+            None
+        };
+        assert_eq!(waits(&mut bench, 60_000, true, false), None);
+        assert_eq!(waits(&mut bench, 60_001, true, true), None, "all is away");
+        let end = waits(&mut bench, 70_000, true, true);
+        assert!(
+            matches!(end, Some(GivenUp::ConfirmTimeout | GivenUp::Silent)),
+            "{end:?}"
+        );
+        assert!(bench.now <= ms(60_401), "{:?}", bench.now);
+    }
+}
+
+/// A line that stands with bytes on this side is given up, whatever moved before.
+#[test]
+fn a_line_that_stops_moving_is_given_up_a_confirm_timeout_later() {
+    let mut bench = Bench::new(Rules {
+        confirm_timeout: ms(400),
+        ping_interval: Duration::ZERO,
+        ..rules(10)
+    });
+    bench.open();
+    bench.steps();
+    bench.now = ms(399);
+    bench.session.leaving(bench.now, true, false);
+    loop {
+        match bench.step() {
+            Step::Ping(_) => {}
+            Step::Wait(wait) => {
+                let to = bench.session.position();
+                bench.session.written(bench.now, to, true);
+                bench.now = wait.until.expect("a deadline");
+                bench.session.leaving(bench.now, false, false);
+            }
+            Step::Drop(why) => {
+                assert_eq!((why, bench.now), (GivenUp::ConfirmTimeout, ms(799)));
+                return;
+            }
+            step => panic!("{step:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_kernel_that_takes_nothing_ends_the_connection() {
     let mut bench = Bench::new(Rules {
@@ -174,7 +249,11 @@ fn only_a_record_alone_in_flight_at_three_breaks_is_poison() {
             bench.now = bench.session.dials_at().expect("not poison yet");
         }
     }
-    assert_eq!(bench.step(), Step::Poison(Position(0)));
+    let poison = Step::Poison {
+        position: Position(0),
+        breaks: 3,
+    };
+    assert_eq!(bench.step(), poison);
     assert!(matches!(bench.step(), Step::Wait(_)), "until it is settled");
     bench.session.settled(bench.now);
     assert_eq!(bench.session.confirmed(), Position(1));
