@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::config::{self, ClientPlan, Replies};
+use super::config::{ClientPlan, Replies};
 use super::connect;
 use super::layers::Layers;
 use super::line::{Leaving, Line, Moved};
@@ -25,6 +25,8 @@ use crate::sink::framing::Framing;
 use crate::sink::{
     Delivered, Delivery, Poisoned, ProbeStep, Sink, SinkContext, SinkError, SinkPlan,
 };
+
+mod credentials;
 
 /// Buffered bytes from which a write does not wait for more.
 const FLUSH_BYTES: usize = 16 * 1024;
@@ -265,28 +267,6 @@ impl Client {
             }
         }
         true
-    }
-
-    /// Takes today's credentials, where they can be read and are right.
-    fn reread(&mut self) {
-        let plan = (self.context.reread)().and_then(|config| {
-            config::check(config, &self.plan.facts).map_err(|problems| {
-                let messages = problems.into_iter().map(|problem| problem.message);
-                messages.collect::<Vec<_>>().join("; ")
-            })
-        });
-        match plan {
-            Ok(plan) => {
-                tracing::info!(
-                    "read the credentials for {} again",
-                    self.plan.endpoint.address
-                );
-                self.plan.endpoint.headers = plan.endpoint.headers;
-                self.plan.endpoint.address.authorization = plan.endpoint.address.authorization;
-                self.plan.endpoint.address.path_and_query = plan.endpoint.address.path_and_query;
-            }
-            Err(error) => tracing::warn!("the sink's config cannot be read again: {error}"),
-        }
     }
 
     /// Brings the record at `position` to the failover. False when the run ends instead.

@@ -208,7 +208,7 @@ async fn encrypt(
         Err(error) => {
             let detail = format!("{name}: {error}");
             Err(if is_tls(&error) {
-                layers.refused("tls", detail)
+                layers.distrusted(detail)
             } else {
                 layers.failed("tls", detail)
             })

@@ -54,6 +54,18 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Takes what says who we are, and whom to trust, from another reading of the same config.
+    pub(super) fn take_credentials(&mut self, today: Self) {
+        self.headers = today.headers;
+        self.address.authorization = today.address.authorization;
+        // A token may be in the query.
+        self.address.path_and_query = today.address.path_and_query;
+        self.proxy = today.proxy;
+        self.tls = today.tls;
+    }
+}
+
 /// Headers, in either of the two ways in which they are written.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]

@@ -48,7 +48,11 @@ pub(super) async fn handshake(
     let key = generate_key();
     let request = request(endpoint, &key).map_err(|e| layers.refused("http", e.to_string()))?;
     let exchanged = exchange(request, io).await;
-    let answer = exchanged.map_err(|error| unanswered(layers, &error))?;
+    let answer = exchanged.map_err(|error| DialFailure {
+        // With TLS 1.3 a client certificate is refused only now, and a reset may overtake the words.
+        unauthorized: endpoint.tls.identity.is_some(),
+        ..unanswered(layers, &error)
+    })?;
     let (io, read_ahead) = match answer.line {
         Some(line) => line,
         None => return Err(status(layers, answer.status, &answer.headers, &answer.body)),
@@ -158,8 +162,7 @@ fn unanswered(layers: &mut Layers, error: &hyper::Error) -> DialFailure {
     let io = causes().find_map(|cause| cause.downcast_ref::<io::Error>());
     let mut http = causes().filter_map(|cause| cause.downcast_ref::<hyper::Error>());
     match io {
-        // With TLS 1.3 a refused client certificate shows only here.
-        Some(io) if is_tls(io) => layers.refused("tls", io.to_string()),
+        Some(io) if is_tls(io) => layers.distrusted(io.to_string()),
         Some(io) => layers.failed("http", io.to_string()),
         None if http.any(|error| error.is_parse()) => {
             let detail = format!("this is no WebSocket server: {error}");

@@ -54,6 +54,14 @@ impl Layers {
         }
     }
 
+    /// The same of TLS: a certificate, ours or the peer's, is not taken. It may have been renewed.
+    pub(super) fn distrusted(&mut self, detail: impl Into<String>) -> DialFailure {
+        DialFailure {
+            unauthorized: true,
+            ..self.refused("tls", detail)
+        }
+    }
+
     /// The layer that was tried last.
     pub(super) fn last(&self) -> Option<&'static str> {
         self.steps.last().map(|step| step.layer)

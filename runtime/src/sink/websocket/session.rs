@@ -145,7 +145,7 @@ impl Default for Rules {
 pub enum Step {
     /// Connect.
     Dial {
-        /// Read the credentials again first: the peer refused them.
+        /// Read the credentials again first: they were refused.
         reread: bool,
     },
     /// Write frames from the journal.
@@ -223,7 +223,8 @@ pub struct DialFailure {
     pub message: String,
     /// Dialling again does not help unless someone changes something.
     pub permanent: bool,
-    /// The credentials were refused (401, 403).
+    /// Credentials were refused, ours (401, 403, 407 of a proxy, a certificate) or the peer's
+    /// certificate: what was read before may be old.
     pub unauthorized: bool,
     /// The peer asked to wait so long.
     pub retry_after: Option<Duration>,
