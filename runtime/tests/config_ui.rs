@@ -66,7 +66,7 @@ fn plugins(path: &str) -> Result<PluginFacts, String> {
             "additionalProperties": false,
             "$defs": {"Key": {"type": "object", "properties": {"name": {"type": "string"}}, "additionalProperties": false}},
         }),
-        try_config: Arc::new(|config| match config["min_delay"].as_i64() {
+        try_config: Arc::new(|config, _| match config["min_delay"].as_i64() {
             Some(13) => Err("13 minutes are bad luck".to_owned()),
             _ => Ok(()),
         }),

@@ -3,7 +3,14 @@
 //! Writes its exports itself where a formatter would take `#[formatter]`: the answers that do not add
 //! up cannot be made with the SDK.
 
+use std::hint::black_box;
+
 use wirefall_sdk::prelude::*;
+
+mod early;
+#[cfg(target_family = "wasm")]
+mod exports;
+mod witness;
 
 /// What to break, and on which records.
 #[derive(Deserialize, JsonSchema)]
@@ -14,6 +21,9 @@ pub struct Config {
     /// On records that contain this text; empty means on every record.
     #[serde(default)]
     when: String,
+    /// Do it in `configure`, before any record.
+    #[serde(default)]
+    at_configure: bool,
 }
 
 /// Ways to break.
@@ -64,6 +74,8 @@ enum Does {
     RejectAndEmit,
     /// Rejects a record that is not in the batch.
     RejectBeyond,
+    /// Emits how many values each column of the batch has, and nothing else.
+    CountColumns,
 }
 
 /// The formatter.
@@ -80,10 +92,16 @@ impl Formatter for Hostile {
         if config.when == "refuse" {
             return Err(ConfigError::new("when: refuse is refused"));
         }
-        Ok(Self {
+        let at_configure = config.at_configure;
+        let mut hostile = Self {
             config,
             kept: Vec::new(),
-        })
+        };
+        if at_configure {
+            let broken = hostile.break_on("its config", &mut Output::default());
+            broken.map_err(|reject| ConfigError::new(reject.reason()))?;
+        }
+        Ok(hostile)
     }
 
     fn format(&mut self, record: &Record, out: &mut Output) -> Result<(), Reject> {
@@ -103,12 +121,8 @@ impl Hostile {
         match self.config.does {
             Does::Panic => panic!("cannot bear {text}"),
             Does::Trap => trap(),
-            Does::Loop => loop {
-                std::hint::spin_loop();
-            },
-            Does::Grow => loop {
-                self.kept.push(vec![1; 1 << 20]);
-            },
+            Does::Loop => endless(),
+            Does::Grow => grow(),
             Does::Leak => self.kept.push(vec![1; 1 << 20]),
             Does::Stack => return Err(Reject::new(recurse(self.kept.len() as u64))),
             Does::Exit => std::process::exit(7),
@@ -132,101 +146,28 @@ impl Hostile {
     }
 }
 
-fn trap() {
+fn trap() -> ! {
     #[cfg(target_arch = "wasm32")]
     core::arch::wasm32::unreachable();
+    #[cfg(not(target_arch = "wasm32"))]
+    std::process::abort();
+}
+
+fn endless() -> ! {
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+fn grow() -> ! {
+    let mut kept = Vec::new();
+    loop {
+        kept.push(black_box(vec![1_u8; 1 << 20]));
+    }
 }
 
 #[allow(unconditional_recursion)]
 fn recurse(depth: u64) -> u64 {
-    let pad = std::hint::black_box([depth; 64]);
-    recurse(pad[0] + 1) + std::hint::black_box(pad)[1]
-}
-
-/// The exports, with answers that do not add up.
-#[cfg(target_family = "wasm")]
-mod exports {
-    use std::cell::{Cell, RefCell};
-
-    use wirefall_sdk::__private::{self as sdk, bindings};
-    use wirefall_sdk::serde_json;
-
-    use bindings::exports::wirefall::plugin::formatter as wit;
-
-    use super::{Config, Does, Hostile};
-
-    thread_local! {
-        static PLUGIN: RefCell<Option<Hostile>> = const { RefCell::new(None) };
-        static DOES: Cell<Option<Does>> = const { Cell::new(None) };
-        static WHEN: RefCell<String> = const { RefCell::new(String::new()) };
-    }
-
-    struct Exports;
-
-    impl wit::Guest for Exports {
-        fn describe() -> wit::Description {
-            sdk::describe::<Hostile>("hostile", "0.1.0", "Breaks")
-        }
-
-        fn configure(config: String) -> Result<(), String> {
-            if let Ok(config) = serde_json::from_str::<Config>(&config) {
-                DOES.set(Some(config.does));
-                WHEN.replace(config.when);
-            }
-            PLUGIN.with(|plugin| sdk::configure(plugin, &config))
-        }
-
-        fn format(batch: wit::Batch) -> wit::Outputs {
-            let records = batch.payload_ends.len() as u32;
-            if DOES.get() == Some(Does::Nothing) {
-                return PLUGIN.with(|plugin| sdk::format(plugin, &batch));
-            }
-            let hit = WHEN.with_borrow(|when| {
-                String::from_utf8_lossy(&batch.payloads).contains(when.as_str())
-            });
-            let mut outputs = PLUGIN.with(|plugin| sdk::format(plugin, &batch));
-            if hit {
-                mangle(DOES.get(), &mut outputs, records);
-            }
-            outputs
-        }
-    }
-
-    fn mangle(does: Option<Does>, outputs: &mut wit::Outputs, records: u32) {
-        match does {
-            Some(Does::Lie) => {
-                bindings::wirefall::plugin::log::panicked(Some(records + 7), "not me");
-                core::arch::wasm32::unreachable();
-            }
-            Some(Does::EndsDecrease) => {
-                outputs.sources.insert(0, 0);
-                outputs.ends.insert(0, u32::MAX);
-            }
-            Some(Does::EndsShort) => outputs.payloads.push(b'x'),
-            Some(Does::SourcesDecrease) => {
-                outputs.sources.insert(0, 1);
-                outputs.ends.insert(0, 0);
-            }
-            Some(Does::SourcesBeyond) => {
-                outputs.sources.push(records);
-                outputs.ends.push(outputs.payloads.len() as u32);
-            }
-            Some(Does::KeysMissing) => {
-                outputs.key_ends = vec![0; outputs.ends.len() + 1];
-                outputs.keys.clear();
-            }
-            Some(Does::RejectAndEmit) => outputs.rejections.push(reject(0)),
-            Some(Does::RejectBeyond) => outputs.rejections.push(reject(records)),
-            _ => (),
-        }
-    }
-
-    fn reject(index: u32) -> wit::Rejection {
-        wit::Rejection {
-            index,
-            reason: String::from("no"),
-        }
-    }
-
-    bindings::export!(Exports with_types_in bindings);
+    let pad = black_box([depth; 64]);
+    recurse(pad[0] + 1) + black_box(pad)[1]
 }

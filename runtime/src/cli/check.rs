@@ -77,7 +77,7 @@ pub(super) fn load(file: &Path, globals: &Globals, told: &mut dyn Write) -> Resu
             if error.kind == PluginErrorKind::Environment {
                 environment_failed.set(true);
             }
-            error.message
+            error.to_string()
         })
     };
     match config::load(file, &text, &environment(), &plugins) {
@@ -145,8 +145,8 @@ pub(super) fn plugin_facts(path: &str) -> Result<PluginFacts, PluginError> {
         artifact,
         id: description.id,
         config_schema: description.config_schema,
-        try_config: Arc::new(move |config| {
-            try_config(&component, config, &cache).map_err(|error| error.message)
+        try_config: Arc::new(move |config, limits| {
+            try_config(&component, config, limits, &cache).map_err(|error| error.message)
         }),
     })
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::plugin::PluginId;
+use crate::plugin::{Limits, PluginId};
 
 mod check;
 mod diagnostic;
@@ -30,8 +30,9 @@ pub use plan::{Plan, ServicePlan};
 pub use schema::schema;
 pub use spec::{FILE_BYTES_MAX, Spec};
 
-/// Lets a plugin read its config as it would at the start of a run; an error is in its own words.
-pub type TryConfig = dyn Fn(&Value) -> Result<(), String> + Send + Sync;
+/// Lets a plugin read its config as it would at the start of a run with these limits; an error is in
+/// its own words.
+pub type TryConfig = dyn Fn(&Value, &Limits) -> Result<(), String> + Send + Sync;
 
 /// What a plugin says of itself, found out before the check.
 #[derive(Clone)]

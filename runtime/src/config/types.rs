@@ -213,7 +213,7 @@ impl From<OnErrorName> for OnError {
 }
 
 /// Bounds on what one instance of a plugin may use.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct WasmLimits {
     /// Most linear memory.

@@ -11,11 +11,13 @@ use serde_json::Value;
 
 use super::abi::v0_1;
 use super::artifact::{Artifact, file_name};
-use super::instance::{Fault, Loaded};
+use super::instance::{Fault, FaultKind, Loaded};
 use super::log::printable;
 use super::{Cache, Columns, Description, Host, Limits, PluginError, PluginId, cache};
+use crate::units::{ByteSize, Span};
 
-/// What `describe` may use; a schema is built by running code.
+/// What `describe` may use; a schema is built by running code. No settings: it is asked before the
+/// config that could hold them is known.
 fn limits() -> Limits {
     Limits {
         time: Duration::from_secs(5),
@@ -47,17 +49,22 @@ pub fn describe(path: &Path, cache: &Cache) -> Result<Description, PluginError> 
     described(&artifact, cache, || Host::new(cache.clone()))
 }
 
-/// Lets the component at `path` read `config` as it would at the start of a run.
+/// Lets the component at `path` read `config` as it would at the start of a run with these limits.
 ///
 /// # Errors
-/// The plugin's own words, where it refuses the config.
-pub fn try_config(path: &Path, config: &Value, cache: &Cache) -> Result<(), PluginError> {
+/// The plugin's own words, where it refuses the config; the limit that it passed.
+pub fn try_config(
+    path: &Path,
+    config: &Value,
+    limits: &Limits,
+    cache: &Cache,
+) -> Result<(), PluginError> {
     let artifact = Artifact::read(path)?;
     let host = Host::new(cache.clone())?;
-    Loaded::new(&host, &artifact, &limits())?
+    Loaded::new(&host, &artifact, limits)?
         .start_configured(&config_text(config))
         .map(drop)
-        .map_err(|fault| refused(&artifact.label, &fault))
+        .map_err(|fault| PluginError::wrong(&artifact.label, fault.reason))
 }
 
 /// A plugin that does not start: its own words.
@@ -106,10 +113,26 @@ pub(super) fn described(
     })
 }
 
+/// Why a plugin cannot be asked. The limits here are not the settings that other faults name.
+fn cannot_describe(fault: &Fault) -> String {
+    let limits = limits();
+    match fault.kind {
+        FaultKind::Time => format!(
+            "takes longer than {} to start and to describe itself",
+            Span(limits.time)
+        ),
+        FaultKind::Memory => format!(
+            "needs more memory than {} to start and to describe itself",
+            ByteSize(limits.memory_bytes)
+        ),
+        _ => format!("cannot describe itself: {}", fault.reason),
+    }
+}
+
 /// Runs `describe` in an instance with nothing granted.
 fn ask(artifact: &Artifact, host: &Host) -> Result<Told, PluginError> {
     let wrong = |message: String| PluginError::wrong(&artifact.label, message);
-    let fault = |fault: Fault| wrong(format!("cannot describe itself: {}", fault.reason));
+    let fault = |fault: Fault| wrong(cannot_describe(&fault));
     let loaded = Loaded::new(host, artifact, &limits())?;
     let told = loaded
         .start()

@@ -7,18 +7,6 @@ use wirefall::plugin::{PluginErrorKind, describe, try_config};
 
 use super::*;
 
-/// Bytes of the hostile component with every `from` replaced; both have one length.
-fn patched(from: &str, to: &str) -> Vec<u8> {
-    assert_eq!(from.len(), to.len());
-    let mut bytes = fs::read(component("hostile")).unwrap();
-    let places: Vec<usize> = memchr::memmem::find_iter(&bytes, from).collect();
-    assert!(!places.is_empty(), "{from} is in the component");
-    for place in places {
-        bytes[place..place + to.len()].copy_from_slice(to.as_bytes());
-    }
-    bytes
-}
-
 /// The message that `bytes` are refused with.
 fn refused(bytes: &[u8]) -> String {
     let folder = tempfile::tempdir().unwrap();
@@ -61,6 +49,86 @@ fn i6_imports_beyond_the_list_are_refused_by_name() {
     );
 }
 
+/// Nothing of a plugin runs without limits, not even what runs before it has a config.
+#[test]
+fn i6_a_plugin_that_breaks_before_the_first_record_is_refused() {
+    let start = ["at start:    nothing", "at start:    "];
+    let describe = ["in describe: nothing", "in describe: "];
+    let cases = [
+        (
+            start,
+            "panic",
+            "cannot describe itself: the plugin trapped: ",
+        ),
+        (
+            start,
+            "loop",
+            "takes longer than 5s to start and to describe itself",
+        ),
+        (
+            start,
+            "grow",
+            "needs more memory than 64MiB to start and to describe itself",
+        ),
+        (
+            describe,
+            "trap",
+            "cannot describe itself: the plugin trapped: wasm trap: ",
+        ),
+        (
+            describe,
+            "loop",
+            "takes longer than 5s to start and to describe itself",
+        ),
+        (
+            describe,
+            "grow",
+            "needs more memory than 64MiB to start and to describe itself",
+        ),
+    ];
+    std::thread::scope(|scope| {
+        for ([from, when], does, expected) in cases {
+            scope.spawn(move || {
+                let said = refused(&patched(from, &format!("{when}{does:7}")));
+                assert!(said.starts_with(expected), "{when}{does}: {said}");
+            });
+        }
+    });
+}
+
+/// In `configure` the pipeline's own limits hold, for the check as for the run.
+#[test]
+fn i6_a_plugin_that_breaks_on_its_config_is_refused() {
+    let time = Duration::from_millis(50);
+    for (does, expected) in [
+        (
+            "panic",
+            "the plugin panicked: cannot bear its config at plugins/hostile/src/lib.rs:",
+        ),
+        ("trap", "the plugin trapped: wasm trap: wasm `unreachable`"),
+        ("loop", "the plugin took longer than 50ms (limits.time)"),
+        (
+            "grow",
+            "the plugin needs more memory than 32MiB (limits.memory)",
+        ),
+        ("reject", "will not take its config"),
+    ] {
+        let config = json!({"does": does, "at_configure": true});
+        let mut processor = processor("hostile", config.clone());
+        processor.limits.memory_bytes = 32 << 20;
+        if does == "loop" {
+            processor.limits.time = time;
+        }
+        let tried = try_config(&processor.artifact, &config, &processor.limits, &cache());
+        let tried = tried.unwrap_err();
+        assert_eq!(tried.kind, PluginErrorKind::Wrong);
+        let said = tried.message;
+        assert!(said.starts_with(expected), "{does}: {said}");
+        let started = start(&[processor]).map(drop).unwrap_err();
+        assert_eq!(started.message, format!("does not start: {said}"));
+    }
+}
+
 #[test]
 fn a_missing_file_is_the_environments_fault() {
     let error = describe(Path::new("/nowhere/x.wasm"), &Cache::none()).expect_err("missing");
@@ -92,18 +160,21 @@ fn a_plugin_describes_itself_once_a_digest() {
 #[test]
 fn i6_config_that_does_not_fit_is_refused_in_the_plugins_words() {
     let words = |config| {
-        let tried = try_config(&component("hostile"), &config, &cache());
+        let tried = try_config(&component("hostile"), &config, &Limits::default(), &cache());
         let started = start(&[processor("hostile", config)]).map(drop);
         let (tried, started) = (tried.unwrap_err(), started.unwrap_err());
         assert_eq!(started.plugin, "hostile 0.1.0");
-        assert_eq!(tried.message, started.message);
+        assert_eq!(
+            started.message,
+            format!("does not start: {}", tried.message)
+        );
         tried.message
     };
     assert!(words(json!({"does": "fly"})).contains("unknown variant `fly`"));
     assert!(words(json!({"does": "trap", "x": 1})).contains("unknown field `x`"));
     assert!(words(json!(null)).contains("missing field `does`"));
     let refused = words(json!({"does": "trap", "when": "refuse"}));
-    assert_eq!(refused, "does not start: when: refuse is refused");
+    assert_eq!(refused, "when: refuse is refused");
 }
 
 #[test]

@@ -31,6 +31,18 @@ fn component(name: &str) -> PathBuf {
     resolve(&repository("plugins").join(name), &mut |_| ()).unwrap()
 }
 
+/// Bytes of the hostile component with every `from` replaced; both have one length.
+fn patched(from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = std::fs::read(component("hostile")).unwrap();
+    let places: Vec<usize> = memchr::memmem::find_iter(&bytes, from).collect();
+    assert!(!places.is_empty(), "{from} is in the component");
+    for place in places {
+        bytes[place..place + to.len()].copy_from_slice(to.as_bytes());
+    }
+    bytes
+}
+
 /// One host for all tests, with a cache that lives as long as the process.
 fn host() -> &'static Host {
     static HOST: OnceLock<Host> = OnceLock::new();

@@ -71,6 +71,44 @@ fn what_is_no_plugin_ends_with_exit_code_2() {
 }
 
 #[test]
+fn i6_a_pipeline_whose_plugin_does_not_start_takes_no_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
+    write(
+        "early.wasm",
+        &patched("in describe: nothing", "in describe: grow   "),
+    );
+    fs::copy(component("hostile"), folder.path().join("late.wasm")).unwrap();
+    write("in", b"a record\n");
+    for (plugin, expected) in [
+        (
+            "plugin: early.wasm",
+            "error: plugin early.wasm: needs more memory than 64MiB to start and to describe itself\n --> p.yaml:4:37\n",
+        ),
+        (
+            "plugin: late.wasm, config: { does: loop, at_configure: true }, limits: { time: 20ms }",
+            "hostile does not take this config: the plugin took longer than 20ms \
+             (limits.time)\n --> p.yaml:4:56\n",
+        ),
+    ] {
+        let pipeline = format!(
+            "service: {{ pipeline_id: p }}\n\
+             source: {{ driver: file, config: {{ path: in }} }}\n\
+             processors:\n- {{ driver: wasm, config: {{ {plugin} }} }}\n\
+             sink: {{ driver: file, config: {{ path: out }} }}\n"
+        );
+        write("p.yaml", pipeline.as_bytes());
+        for verb in ["check", "run"] {
+            let refused = wirefall(folder.path(), &[verb, "p.yaml"]);
+            let words = text(&refused.stderr);
+            assert_eq!(refused.status.code(), Some(2), "{words}");
+            assert!(words.contains(expected), "{verb}: {words}");
+        }
+        assert!(!folder.path().join("out").exists());
+    }
+}
+
+#[test]
 fn a_missing_toolchain_ends_with_exit_code_3() {
     let missing = Command::new(env!("CARGO_BIN_EXE_wirefall"))
         .args(["build", "."])

@@ -63,13 +63,17 @@ impl Checker {
             None | Some(Value::Null) => Value::Object(Map::new()),
             Some(own) => own,
         };
+        let limits = wasm.as_ref().map(|wasm| Limits::from(wasm.limits));
+        let limits = limits.unwrap_or_default();
+        let usable = self.limits(&pointer, &limits);
         let facts = self.plugin(&pointer, &folder.join(&plugin), plugins)?;
         let own_pointer = format!("{pointer}/config");
         let before = self.found.len();
         if self.validate(&own_pointer, &facts.config_schema, &mut own)
             && self.found.len() == before
             && !self.is_unset(&own_pointer)
-            && let Err(why) = (facts.try_config)(&own)
+            && usable
+            && let Err(why) = (facts.try_config)(&own, &limits)
         {
             let message = format!("{} does not take this config: {why}", facts.id.name);
             self.problem(&own_pointer, Problem::error("", message));
@@ -90,8 +94,6 @@ impl Checker {
                 .help("add a `failover`, or choose drop, pass or stop"),
             );
         }
-        let limits = Limits::from(wasm.limits);
-        self.limits(&pointer, &limits);
         if let Some(tolerance) = wasm.tolerance
             && tolerance.failures >= tolerance.window
         {
@@ -141,8 +143,10 @@ impl Checker {
         }
     }
 
-    fn limits(&mut self, pointer: &str, limits: &Limits) {
+    /// Whether anything could run with these limits.
+    fn limits(&mut self, pointer: &str, limits: &Limits) -> bool {
         const WASM_PAGE_BYTES: u64 = 65536;
+        let before = self.found.len();
         if limits.memory_bytes < WASM_PAGE_BYTES {
             self.problem(
                 pointer,
@@ -165,5 +169,6 @@ impl Checker {
                 Problem::error("/limits/output", "`output` must be more than 0"),
             );
         }
+        self.found.len() == before
     }
 }
