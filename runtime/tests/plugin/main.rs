@@ -15,6 +15,7 @@ use wirefall::record::{Batch, Column, Partition, Records};
 
 mod artifact;
 mod chain;
+mod columns;
 mod containment;
 mod flights;
 mod verbs;
