@@ -108,6 +108,71 @@ fn i6_a_pipeline_whose_plugin_does_not_start_takes_no_record() {
     }
 }
 
+/// What stands in for a tool: a shell script that writes its words to `asked` and then does `then`.
+fn stub(folder: &Path, name: &str, then: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join(name);
+    let script = format!(
+        "#!/bin/sh\necho {name} \"$@\" >> {}/asked\n{then}\n",
+        folder.display()
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The tools of a toolchain without the target; `rustup` does what `adds` says.
+#[test]
+fn a_missing_target_is_added_with_rustup_before_cargo_is_asked() {
+    const RUSTC: &str = "rustc --print target-libdir --target wasm32-wasip2\n";
+    const RUSTUP: &str = "rustup target add wasm32-wasip2\n";
+    const CARGO: &str =
+        "cargo build --release --target wasm32-wasip2 --message-format=json-render-diagnostics\n";
+    for (there, adds, code, asked, words) in [
+        (
+            false,
+            "mkdir lib",
+            0,
+            [RUSTC, RUSTUP, CARGO].concat(),
+            "adding the target wasm32-wasip2",
+        ),
+        (true, "mkdir lib", 0, [RUSTC, CARGO].concat(), ""),
+        (
+            false,
+            "echo no network >&2; exit 1",
+            3,
+            [RUSTC, RUSTUP].concat(),
+            "`rustup target add wasm32-wasip2` failed:\nno network",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().canonicalize().unwrap();
+        fs::write(folder.join("Cargo.toml"), "[package]\nname = \"x\"\n").unwrap();
+        fs::copy(component("hostile"), folder.join("x.wasm")).unwrap();
+        if there {
+            fs::create_dir(folder.join("lib")).unwrap();
+        }
+        let built = format!(
+            r#"{{"reason":"compiler-artifact","manifest_path":"{0}/Cargo.toml","filenames":["{0}/x.wasm"]}}"#,
+            folder.display()
+        );
+        stub(&folder, "rustc", "echo \"$PWD/lib\"");
+        stub(&folder, "rustup", adds);
+        stub(&folder, "cargo", &format!("test -d lib && echo '{built}'"));
+        let ended = Command::new(env!("CARGO_BIN_EXE_wirefall"))
+            .args(["build", "."])
+            .current_dir(&folder)
+            .env("RUSTC", folder.join("rustc"))
+            .env("RUSTUP", folder.join("rustup"))
+            .env("CARGO", folder.join("cargo"))
+            .output()
+            .unwrap();
+        let said = text(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(code), "{said}");
+        assert!(said.contains(words), "{said}");
+        assert_eq!(fs::read_to_string(folder.join("asked")).unwrap(), asked);
+    }
+}
+
 #[test]
 fn a_missing_toolchain_ends_with_exit_code_3() {
     let missing = Command::new(env!("CARGO_BIN_EXE_wirefall"))
