@@ -1,6 +1,7 @@
 //! The cache of compiled code and descriptions: several processes at once, and torn files.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use wirefall_tests::pipelines::plugin;
@@ -59,6 +60,26 @@ fn four_processes_at_once_fill_an_empty_cache_and_all_are_right() {
     }
     // The code and the description, once each, and nothing half written beside them.
     assert_eq!(files(&cache.path("")).len(), 2);
+}
+
+/// The second start compiles nothing and asks the plugin nothing: what the first left is only read.
+#[test]
+fn a_warm_start_compiles_nothing() {
+    let cache = Folder::new();
+    let path = cache.path("");
+    let folder = Folder::new();
+    let compiles = |ended: &Ended| ended.stderr.matches("compiling ").count();
+    let cold = is_right(start(&folder, &path).wait(), &folder);
+    assert_eq!(compiles(&cold), 1, "{}", cold.stderr);
+    let written = |cache: &Path| -> Vec<_> {
+        let of = |file: &PathBuf| std::fs::metadata(file).expect("a file");
+        let at = |file: &PathBuf| (of(file).ino(), of(file).modified().expect("a time"));
+        files(cache).keys().map(at).collect()
+    };
+    let before = written(&path);
+    let warm = is_right(start(&folder, &path).wait(), &folder);
+    assert_eq!(compiles(&warm), 0, "{}", warm.stderr);
+    assert_eq!(written(&path), before);
 }
 
 #[test]

@@ -63,6 +63,7 @@ impl Artifact {
                 Err(error) => tracing::debug!("{name} in the code cache is unusable: {error:#}"),
             }
         }
+        tracing::debug!("compiling {}", self.label);
         let code = engine.precompile_component(&self.bytes).map_err(|error| {
             PluginError::wrong(&self.label, format!("does not compile: {error:#}"))
         })?;
