@@ -142,3 +142,43 @@ fn i3_workers_come_and_go_and_the_order_stays() {
     }
     assert!(received(&folder).into_iter().eq(0..sent), "once, in order");
 }
+
+/// A plugin's lines are in the log, as many of a call as it may have; what was cut is told.
+#[test]
+fn i4_a_plugin_logs_so_many_lines_a_call() {
+    let folder = Folder::new();
+    let pipeline = |log_lines: &str| {
+        folder.write(
+            "pipeline.yaml",
+            format!(
+                "service: {{ pipeline_id: test }}\nsource: {{ driver: stdin }}\n\
+                 processors:\n- driver: wasm\n  config:\n    plugin: {}\n    \
+                   config: {{ does: flood_log }}\n    limits: {{ {log_lines} }}\n\
+                 sink: {{ driver: stdout }}\n",
+                plugin("hostile").display()
+            ),
+        )
+    };
+    for (limits, lines) in [("log_lines: 3", 3), ("log_lines: 0", 0), ("", 100)] {
+        let pipeline = pipeline(limits);
+        let mut run = wirefall(["run".as_ref(), pipeline.as_os_str(), "--json".as_ref()]);
+        run.write(b"one\n");
+        let ended = run.wait().expect(0);
+        assert_eq!(ended.stdout, "one\n");
+        let log: Vec<&str> = ended.stderr.lines().collect();
+        // In one line each: a newline inside is none of the log's.
+        let told = |index: u32| {
+            let line = format!("line {index} forged");
+            log.iter().filter(|one| one.contains(&line)).count()
+        };
+        assert!((0..lines).all(|index| told(index) == 1), "{}", ended.stderr);
+        assert_eq!(told(lines), 0, "{}", ended.stderr);
+        let cut = format!(
+            "{} more lines were cut (limits.log_lines: {lines})",
+            10_000 - lines
+        );
+        let of_cut: Vec<_> = log.iter().filter(|one| one.contains(&cut)).collect();
+        assert_eq!(of_cut.len(), 1, "{}", ended.stderr);
+        assert!(of_cut[0].contains("hostile"), "names the plugin");
+    }
+}
