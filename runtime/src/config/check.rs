@@ -135,6 +135,11 @@ impl Checker {
             written: BTreeMap::new(),
         };
         let source = self.driver("source", "source", source::DRIVERS, &file, &facts);
+        if let Some((source, _)) = &source {
+            for problem in source.warnings() {
+                self.problem("/source/config", problem);
+            }
+        }
         let sink = self.driver("sink", "sink", sink::DRIVERS, &file, &facts);
         let has_failover = file.get("failover").is_some_and(|value| !value.is_null());
         let failover = has_failover

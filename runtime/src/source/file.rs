@@ -206,6 +206,20 @@ impl SourcePlan for Plan {
         true
     }
 
+    fn warnings(&self) -> Vec<Problem> {
+        let path = &self.config.path;
+        let is_glob = self.pattern.is_some() && Pattern::escape(path) != *path;
+        if !self.config.follow || !is_glob {
+            return Vec::new();
+        }
+        let message = "of the files of a glob only the last by name is followed";
+        vec![
+            Problem::warning("/path", message).help(
+                "the others are read to their end; name one file, or run a pipeline for each",
+            ),
+        ]
+    }
+
     fn reads(&self, path: &Path) -> bool {
         let (own, path) = (files::plain(&self.path), files::plain(path));
         let options = MatchOptions {

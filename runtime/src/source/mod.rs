@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
-use crate::driver::{BoxFuture, Driver};
+use crate::driver::{BoxFuture, Driver, Problem};
 use crate::record::{Batch, Partition};
 
 mod file;
@@ -58,6 +58,11 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
     /// Whether it reads the file of this path.
     fn reads(&self, _path: &Path) -> bool {
         false
+    }
+
+    /// What in its config may not do what it seems to.
+    fn warnings(&self) -> Vec<Problem> {
+        Vec::new()
     }
 
     /// Opens it where the last commit left off.
