@@ -406,7 +406,9 @@ fn odd_lines_are_counted_or_told() {
         counted["failed_over"], 1,
         "invalid UTF-8 does not fit a text frame"
     );
+    assert_eq!(counted["invalid_utf8"], 1);
     assert_eq!(counted["empty_lines"], 2);
+    assert_eq!(counted["unended_lines"], 1);
     assert!(
         folder
             .read("failed.ndjson")

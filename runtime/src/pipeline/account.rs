@@ -32,8 +32,12 @@ pub struct Account {
     pub resent: u64,
     /// Connections after the first.
     pub reconnects: u64,
+    /// Of the failed over ones: those that are no UTF-8, where frames are text.
+    pub invalid_utf8: u64,
     /// Empty lines, which are no records.
     pub empty_lines: u64,
+    /// Of those read: the last lines that no newline ended.
+    pub unended_lines: u64,
 }
 
 impl Account {
@@ -55,6 +59,7 @@ impl Account {
         self.resent = delivered.resent;
         self.reconnects = delivered.reconnects;
         self.empty_lines = oddities.empty_lines;
+        self.unended_lines = oddities.unended_lines;
     }
 }
 
@@ -72,7 +77,9 @@ impl fmt::Display for Account {
             ("passed unchanged", self.passed),
             ("sent again", self.resent),
             ("reconnects", self.reconnects),
+            ("invalid UTF-8", self.invalid_utf8),
             ("empty lines", self.empty_lines),
+            ("last lines without a newline", self.unended_lines),
         ];
         for (name, count) in places {
             let instead = name == "delivered" && self.published > 0;

@@ -236,6 +236,8 @@ impl Books {
             let open = open.expect("check allows `failover` only where there is one");
             open.failover.write(&records).await?;
         }
+        let no_text = done.failures.iter().filter(|failed| failed.invalid_utf8);
+        self.account.invalid_utf8 += no_text.count() as u64;
         self.account.dropped += dropped;
         self.count_failed_over(failed);
         Ok(())

@@ -6,8 +6,8 @@
 //! takes no batch, and that holds the source back (I4), but it still hears the sink.
 
 use std::future::pending;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -51,7 +51,7 @@ type ReadEnd = Result<(), SourceError>;
 #[derive(Default)]
 struct Seen {
     records: AtomicU64,
-    empty_lines: AtomicU64,
+    oddities: Mutex<Oddities>,
 }
 
 impl Seen {
@@ -60,8 +60,7 @@ impl Seen {
             let records = batch.records.len() as u64;
             self.records.fetch_add(records, Ordering::Relaxed);
         }
-        let Oddities { empty_lines } = oddities;
-        self.empty_lines.store(empty_lines, Ordering::Relaxed);
+        *self.oddities.lock().unwrap_or_else(PoisonError::into_inner) = oddities;
     }
 
     fn records(&self) -> u64 {
@@ -69,9 +68,7 @@ impl Seen {
     }
 
     fn oddities(&self) -> Oddities {
-        Oddities {
-            empty_lines: self.empty_lines.load(Ordering::Relaxed),
-        }
+        *self.oddities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

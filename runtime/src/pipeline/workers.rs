@@ -44,6 +44,8 @@ pub(super) struct Failed {
     pub(super) input: u32,
     pub(super) at: FailedAt,
     pub(super) reason: String,
+    /// It is no UTF-8, and a frame is text.
+    pub(super) invalid_utf8: bool,
 }
 
 impl From<Failure> for Failed {
@@ -52,6 +54,7 @@ impl From<Failure> for Failed {
             input: failure.input,
             at: FailedAt::Plugin(failure.stage),
             reason: failure.reason,
+            invalid_utf8: false,
         }
     }
 }
@@ -264,6 +267,7 @@ impl Worker {
                         input,
                         at: FailedAt::Framing,
                         reason: found.reason,
+                        invalid_utf8: found.invalid_utf8,
                     });
                 }
             }
@@ -288,6 +292,7 @@ fn broken(batch: Batch, permit: OwnedSemaphorePermit) -> Done {
         input,
         at: FailedAt::Framing,
         reason: reason.to_owned(),
+        invalid_utf8: false,
     };
     Done {
         failures: (0..batch.records.len() as u32).map(failed).collect(),

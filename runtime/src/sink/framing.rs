@@ -86,6 +86,8 @@ pub struct Unframeable {
     pub output: usize,
     /// Why, in a sentence that names the setting.
     pub reason: String,
+    /// Whether it would fit if it were UTF-8.
+    pub invalid_utf8: bool,
 }
 
 /// The bit of a frame that no other continues.
@@ -120,8 +122,19 @@ impl Framing {
         (0..column.len())
             .filter_map(|output| {
                 let key = outputs.key(batch, output).unwrap_or_default();
-                let reason = self.verdict(column.get(output), key)?;
-                Some(Unframeable { output, reason })
+                let record = column.get(output);
+                let (reason, invalid_utf8) = match self.too_long(record, key) {
+                    Some(reason) => (reason, false),
+                    None => match self.not_text(record) {
+                        Some(reason) => (reason, true),
+                        None => (self.not_one(record)?, false),
+                    },
+                };
+                Some(Unframeable {
+                    output,
+                    reason,
+                    invalid_utf8,
+                })
             })
             .collect()
     }
@@ -132,27 +145,36 @@ impl Framing {
             && (self.carrier == Carrier::Line || matches!(self.batch, Batching::Ndjson(_)))
     }
 
-    fn verdict(&self, record: &[u8], key: &[u8]) -> Option<String> {
+    /// Why a record does not fit a frame alone.
+    fn too_long(&self, record: &[u8], key: &[u8]) -> Option<String> {
         let bytes = match self.envelope {
             true => in_envelope(record) + in_envelope(key) + ENVELOPE_BYTES,
             false => record.len() + key.len() + 2, // the journal keeps the key beside the frame
         };
-        if bytes > self.frame_bytes_max {
-            return Some(format!(
+        (bytes > self.frame_bytes_max).then(|| {
+            format!(
                 "the record of {} bytes does not fit a frame of {} bytes (`frame_max`, and half of \
                  `journal.bytes`)",
                 record.len() + key.len(),
                 self.frame_bytes_max
-            ));
+            )
+        })
+    }
+
+    /// Why a record is no text, where it has to be.
+    fn not_text(&self, record: &[u8]) -> Option<String> {
+        if self.carrier != Carrier::Text && !self.envelope {
+            return None;
         }
-        if (self.carrier == Carrier::Text || self.envelope)
-            && let Err(error) = simdutf8::compat::from_utf8(record)
-        {
-            return Some(format!(
-                "invalid UTF-8 at byte {} in a text frame (use `format: binary` for other bytes)",
-                error.valid_up_to()
-            ));
-        }
+        let error = simdutf8::compat::from_utf8(record).err()?;
+        Some(format!(
+            "invalid UTF-8 at byte {} in a text frame (use `format: binary` for other bytes)",
+            error.valid_up_to()
+        ))
+    }
+
+    /// Why a record could not be told from its neighbours in the frame.
+    fn not_one(&self, record: &[u8]) -> Option<String> {
         if self.forbids_newlines() && memchr::memchr(b'\n', record).is_some() {
             return Some("a newline inside a record, where newlines separate records".to_owned());
         }

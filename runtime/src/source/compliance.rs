@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{BatchLimits, DRIVERS, Source, SourceContext, SourceError, SourcePlan, stdin};
+use super::{
+    BatchLimits, DRIVERS, Oddities, Source, SourceContext, SourceError, SourcePlan, stdin,
+};
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::driver::Facts;
 
@@ -275,6 +277,7 @@ async fn stdin_takes_odd_lines_as_they_are() {
     let expected: [&[u8]; 4] = [b"\xff\xfe", b"  ", b"\0", b"without a newline"];
     assert_eq!(payloads, expected);
     assert_eq!(source.reader.oddities().empty_lines, 2);
+    assert_eq!(source.reader.oddities().unended_lines, 1);
 }
 
 #[tokio::test]
@@ -305,6 +308,48 @@ async fn a_followed_file_that_is_closed_has_counted_its_empty_lines() {
     assert_eq!(read(&mut source, 2).await.0, ["a", "b"]);
     source.reader.close();
     assert_eq!(source.reader.oddities().empty_lines, 2);
+}
+
+/// Each of the files has a last line, and what is odd in one counts beside what is odd in the next.
+#[tokio::test]
+async fn what_is_odd_is_counted_over_all_files() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c"] {
+        std::fs::write(folder.path().join(name), b"\none\ntwo").unwrap();
+    }
+    let plan = plan("file", json!({"path": "[abc]"}), folder.path());
+    let mut source = open(&*plan, folder.path()).await;
+    assert_eq!(read(&mut source, 10).await.0.len(), 6);
+    assert!(source.reader.next().await.unwrap().is_none());
+    let expected = Oddities {
+        empty_lines: 3,
+        unended_lines: 3,
+    };
+    assert_eq!(source.reader.oddities(), expected);
+}
+
+#[test]
+fn a_glob_that_is_followed_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, follow, warned) in [
+        ("*.log", true, true),
+        ("a?.log", true, true),
+        ("a.log", true, false),
+        ("*.log", false, false),
+    ] {
+        let plan = plan(
+            "file",
+            json!({"path": path, "follow": follow}),
+            folder.path(),
+        );
+        let warnings = plan.warnings();
+        assert_eq!(warnings.len(), usize::from(warned), "{path}");
+        assert!(
+            warnings
+                .iter()
+                .all(|one| one.warning && one.pointer == "/path")
+        );
+    }
 }
 
 #[tokio::test]

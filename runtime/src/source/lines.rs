@@ -140,7 +140,9 @@ impl Lines {
     /// The end of the input: a last line without a newline is a line.
     pub fn finish(&mut self) -> Option<Batch> {
         if self.has_partial() {
+            let records = self.column.len();
             self.end_line();
+            self.oddities.unended_lines += (self.column.len() - records) as u64;
         }
         self.take()
     }
@@ -219,6 +221,21 @@ mod tests {
             at = batch.end();
         }
         assert_eq!(at, 8);
+    }
+
+    #[test]
+    fn a_last_line_without_a_newline_is_counted_if_it_is_a_record() {
+        for (input, unended, empty) in [("a\nb", 1, 0), ("a\n", 0, 0), ("a\n\r", 0, 1), ("", 0, 0)]
+        {
+            let mut lines = lines(10, 100);
+            lines.feed(&mut input.as_bytes(), 10).unwrap();
+            lines.finish();
+            let expected = Oddities {
+                empty_lines: empty,
+                unended_lines: unended,
+            };
+            assert_eq!(lines.oddities(), expected, "{input:?}");
+        }
     }
 
     /// Where the newline is two bytes, the first of them is none of the line's.

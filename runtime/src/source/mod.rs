@@ -99,6 +99,19 @@ pub trait Reader: Send {
 pub struct Oddities {
     /// Empty lines, skipped: they are no records.
     pub empty_lines: u64,
+    /// Last lines without a newline: they are records.
+    pub unended_lines: u64,
+}
+
+impl std::ops::Add for Oddities {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            empty_lines: self.empty_lines + other.empty_lines,
+            unended_lines: self.unended_lines + other.unended_lines,
+        }
+    }
 }
 
 /// Remembers settled positions.

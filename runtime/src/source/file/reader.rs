@@ -167,7 +167,7 @@ impl FileReader {
     fn close_current(&mut self) -> Option<Batch> {
         let mut current = self.current.take()?;
         let batch = current.lines.finish();
-        self.oddities.empty_lines += current.lines.oddities().empty_lines;
+        self.oddities = self.oddities + current.lines.oddities();
         self.ends
             .insert(current.partition, current.lines.taken_to());
         batch
@@ -380,12 +380,7 @@ impl Reader for FileReader {
     }
 
     fn oddities(&self) -> Oddities {
-        let open = self
-            .current
-            .as_ref()
-            .map_or(0, |current| current.lines.oddities().empty_lines);
-        Oddities {
-            empty_lines: self.oddities.empty_lines + open,
-        }
+        let open = self.current.as_ref();
+        self.oddities + open.map_or_else(Oddities::default, |current| current.lines.oddities())
     }
 }
