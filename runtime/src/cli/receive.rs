@@ -82,6 +82,8 @@ enum How {
     Close,
     /// Neither reads nor answers any more
     Stall,
+    /// Drops what comes and answers nothing any more
+    HalfOpen,
     /// RST, then 503 to the next three handshakes
     #[value(name = "refuse-503")]
     Refuse503,
@@ -148,6 +150,7 @@ fn options(args: &Args) -> Options {
                 How::Reset => BreakHow::Reset,
                 How::Close => BreakHow::Close,
                 How::Stall => BreakHow::Stall,
+                How::HalfOpen => BreakHow::HalfOpen,
                 How::Refuse503 => BreakHow::Refuse503,
             },
             breaks_max: faults.break_times,

@@ -88,8 +88,11 @@ pub enum BreakHow {
     Reset,
     /// A Close with code 1001.
     Close,
-    /// Nothing is read any more, and nothing said.
+    /// Nothing is read any more, and nothing said: the sender's kernel takes no more.
     Stall,
+    /// What comes is dropped, and nothing said, as on a line that was cut somewhere: the sender's kernel
+    /// takes everything.
+    HalfOpen,
     /// RST, and the next handshakes are answered by 503.
     Refuse503,
 }
@@ -385,6 +388,7 @@ impl Connection {
         totals.breaks.fetch_add(1, Ordering::Relaxed);
         match self.shared.options.faults.how {
             BreakHow::Reset => {}
+            BreakHow::HalfOpen => return self.drop_what_comes().await,
             BreakHow::Refuse503 => totals.refusals_left.store(REFUSALS, Ordering::Relaxed),
             BreakHow::Close => {
                 self.tcp.write_all(&desk::close(1001)).await?;
@@ -399,6 +403,20 @@ impl Connection {
             }
         }
         SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO))
+    }
+
+    /// Reads until the sender gives up, and handles nothing.
+    async fn drop_what_comes(&mut self) -> io::Result<()> {
+        let mut dropped = vec![0; 64 * 1024];
+        loop {
+            let read = tokio::select! {
+                read = self.tcp.read(&mut dropped) => read?,
+                () = self.shared.stop.cancelled() => 0,
+            };
+            if read == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// The end of all: a Close, and the socket with it.
