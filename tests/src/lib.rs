@@ -8,6 +8,7 @@
 //! unless `CI` is set: then it fails.
 
 pub mod documents;
+mod frames;
 pub mod peers;
 pub mod pipelines;
 pub mod process;

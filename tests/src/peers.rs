@@ -6,7 +6,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::process::Process;
 use crate::workspace::{Folder, root};
@@ -168,9 +168,11 @@ pub fn browser(test: &str, arguments: &[&str]) -> Option<Process> {
 
 /// An nginx before a WebSocket server.
 pub struct Nginx {
-    /// Where it listens.
+    /// Where it listens; the same after a restart.
     pub address: SocketAddr,
-    _process: Process,
+    program: PathBuf,
+    config: PathBuf,
+    process: Option<Process>,
     _folder: Folder,
 }
 
@@ -216,19 +218,28 @@ impl Nginx {
                    proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; }} }}\n\
              }}\n"
         );
-        let config = folder.write("nginx.conf", config);
-        let mut command = Command::new(nginx);
-        command.arg("-c").arg(config).arg("-e").arg("stderr");
-        command.stdin(Stdio::null());
-        let process = Process::start(&mut command);
-        crate::wait_until("nginx listens", || {
-            std::net::TcpStream::connect(address).is_ok()
-        });
-        Some(Self {
+        let mut nginx = Self {
             address,
-            _process: process,
+            program: nginx,
+            config: folder.write("nginx.conf", config),
+            process: None,
             _folder: folder,
-        })
+        };
+        nginx.restart();
+        Some(nginx)
+    }
+
+    /// Kills it (SIGKILL) in whatever it does, and starts it again at the same address.
+    pub fn restart(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+        let mut command = Command::new(&self.program);
+        command.arg("-c").arg(&self.config).arg("-e").arg("stderr");
+        self.process = Some(Process::start(&mut command));
+        crate::wait_until("nginx listens", || {
+            std::net::TcpStream::connect(self.address).is_ok()
+        });
     }
 }
 

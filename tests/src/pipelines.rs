@@ -11,16 +11,21 @@ use crate::workspace::{Folder, root};
 /// Writes a pipeline that pushes the file `input.ndjson` of the folder to `address`. `source` and
 /// `sink` are lines that are added to the two configs, as `key: value`.
 pub fn push(folder: &Folder, address: SocketAddr, source: &[&str], sink: &[&str]) -> PathBuf {
-    let tls = sink.iter().any(|line| line.starts_with("tls:"));
-    let scheme = if tls { "wss" } else { "ws" };
     let mut source_config = vec!["path: input.ndjson".to_owned()];
     source_config.extend(source.iter().map(|line| (*line).to_owned()));
-    let mut sink_config = vec![
+    pipeline(folder, "file", &source_config, &to(address, sink), "")
+}
+
+/// The config of a sink that pushes to `address`, with these lines.
+pub fn to(address: SocketAddr, sink: &[&str]) -> Vec<String> {
+    let tls = sink.iter().any(|line| line.starts_with("tls:"));
+    let scheme = if tls { "wss" } else { "ws" };
+    let mut config = vec![
         format!("url: {scheme}://{address}/"),
         "reconnect: { min: 10ms, max: 200ms }".to_owned(),
     ];
-    sink_config.extend(sink.iter().map(|line| (*line).to_owned()));
-    pipeline(folder, "file", &source_config, &sink_config, "")
+    config.extend(sink.iter().map(|line| (*line).to_owned()));
+    config
 }
 
 /// Writes a pipeline that publishes what comes on standard input, on a free port.

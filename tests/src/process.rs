@@ -45,23 +45,28 @@ pub struct Ended {
     pub stdout: String,
     /// What it wrote to standard error.
     pub stderr: String,
+    /// The most resident memory that was seen of it, in KiB.
+    pub peak_rss_kib: u64,
 }
 
 impl Process {
     /// Starts a command with all three streams piped.
     pub fn start(command: &mut Command) -> Self {
+        command.stdout(Stdio::piped());
+        Self::start_writing(command)
+    }
+
+    /// Starts a command whose standard output goes where the command says.
+    pub fn start_writing(command: &mut Command) -> Self {
         let name = command.get_program().to_string_lossy().into_owned();
         let mut child = command
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let (stdout, stderr) = (Arc::default(), Arc::default());
-        let readers = vec![
-            follow(child.stdout.take().expect("piped"), &stdout),
-            follow(child.stderr.take().expect("piped"), &stderr),
-        ];
+        let mut readers = vec![follow(child.stderr.take().expect("piped"), &stderr)];
+        readers.extend(child.stdout.take().map(|pipe| follow(pipe, &stdout)));
         Self {
             name,
             stdin: child.stdin.take(),
@@ -163,22 +168,12 @@ impl Process {
 
     /// Resident memory in KiB.
     pub fn rss_kib(&self) -> u64 {
-        self.memory_kib("VmRSS:")
+        memory_kib(self.child.id(), "VmRSS:")
     }
 
     /// The most resident memory that it ever had, in KiB.
     pub fn peak_rss_kib(&self) -> u64 {
-        self.memory_kib("VmHWM:")
-    }
-
-    fn memory_kib(&self, name: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
-        status
-            .unwrap_or_default()
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok())
-            .unwrap_or(0)
+        memory_kib(self.child.id(), PEAK)
     }
 
     /// How far it has read a file that it holds open, in bytes.
@@ -208,9 +203,10 @@ impl Process {
         let name = self.name.clone();
         let (out, err) = (Arc::clone(&self.stdout), Arc::clone(&self.stderr));
         let child = &mut self.child;
-        let mut status = None;
+        let (mut status, mut peak) = (None, 0);
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             wait_within(patience, &format!("the end of {name}"), || {
+                peak = memory_kib(child.id(), PEAK).max(peak);
                 status = child.try_wait().expect("a child can be waited for");
                 status
             });
@@ -228,6 +224,7 @@ impl Process {
             code: status.and_then(|status| status.code()),
             stdout: self.stdout(),
             stderr: self.stderr(),
+            peak_rss_kib: peak,
         }
     }
 }
@@ -281,6 +278,22 @@ impl Ended {
         line.split(" · ")
             .find_map(|part| part.strip_prefix(name)?.trim().parse().ok())
     }
+}
+
+/// The line of `/proc/ID/status` that tells the most resident memory that there ever was.
+const PEAK: &str = "VmHWM:";
+
+/// A line of `/proc/ID/status` in KiB; 0 where the process is no more.
+fn memory_kib(id: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let kib = |line: &str| {
+        line.strip_prefix(name)?
+            .trim()
+            .strip_suffix(" kB")?
+            .parse()
+            .ok()
+    };
+    status.lines().find_map(kib).unwrap_or(0)
 }
 
 fn follow(mut from: impl Read + Send + 'static, to: &Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {

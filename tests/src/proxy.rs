@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::frames::Frames;
+
 /// What the proxy does to connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -18,6 +20,8 @@ pub enum Fault {
     None,
     /// Takes bytes and drops them, both ways, and says nothing: a line that was cut somewhere.
     HalfOpen,
+    /// Takes what the server says and drops it: the server gets everything and confirms nothing.
+    Mute,
     /// Takes no byte, both ways.
     Stall,
     /// Passes everything 20 ms late.
@@ -31,9 +35,10 @@ pub enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::None,
         Self::HalfOpen,
+        Self::Mute,
         Self::Stall,
         Self::Delay,
         Self::Reset,
@@ -53,6 +58,8 @@ struct State {
     stopped: AtomicBool,
     accepted: AtomicU64,
     passed: AtomicU64,
+    frames: AtomicU64,
+    frames_dropped: AtomicU64,
     to: Mutex<Option<SocketAddr>>,
 }
 
@@ -108,6 +115,11 @@ impl Proxy {
     pub fn passed(&self) -> u64 {
         self.state.passed.load(Ordering::Acquire)
     }
+
+    /// Data frames of clients that came here whole until now, and how many of them were dropped.
+    pub fn frames(&self) -> [u64; 2] {
+        [&self.state.frames, &self.state.frames_dropped].map(|count| count.load(Ordering::Acquire))
+    }
 }
 
 impl Drop for Proxy {
@@ -146,7 +158,7 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
 }
 
 /// Passes bytes one way on a thread of its own.
-fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<State>, counts: bool) {
+fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<State>, to_server: bool) {
     let mut from = from.try_clone().expect("a socket can be cloned");
     let mut to = to.try_clone().expect("a socket can be cloned");
     let state = Arc::clone(state);
@@ -154,6 +166,7 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<State>, counts: bool) {
         from.set_read_timeout(Some(GLANCE)).expect("not zero");
         to.set_write_timeout(Some(GLANCE)).expect("not zero");
         let mut buffer = vec![0; 64 * 1024];
+        let mut frames = Frames::default();
         while !state.is_stopped() {
             match state.fault() {
                 Fault::Reset | Fault::Unavailable => {
@@ -166,7 +179,7 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<State>, counts: bool) {
                     std::thread::sleep(GLANCE);
                     continue;
                 }
-                Fault::None | Fault::HalfOpen | Fault::Delay => (),
+                Fault::None | Fault::HalfOpen | Fault::Mute | Fault::Delay => (),
             }
             let count = match from.read(&mut buffer) {
                 Ok(0) => break,
@@ -178,15 +191,24 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<State>, counts: bool) {
                 }
                 Err(_) => break,
             };
-            match state.fault() {
-                Fault::HalfOpen => continue,
-                Fault::Delay => std::thread::sleep(DELAY),
-                _ => (),
+            let fault = state.fault();
+            let drops = fault == Fault::HalfOpen || (fault == Fault::Mute && !to_server);
+            if to_server {
+                let whole = frames.completed_by(&buffer[..count]);
+                state.frames.fetch_add(whole, Ordering::AcqRel);
+                let dropped = if drops { whole } else { 0 };
+                state.frames_dropped.fetch_add(dropped, Ordering::AcqRel);
+            }
+            if drops {
+                continue;
+            }
+            if fault == Fault::Delay {
+                std::thread::sleep(DELAY);
             }
             if !send(&mut to, &buffer[..count], &state) {
                 break;
             }
-            if counts {
+            if to_server {
                 state.passed.fetch_add(count as u64, Ordering::AcqRel);
             }
         }

@@ -24,6 +24,11 @@ pub fn numbered(number: u64) -> String {
     padded(number, PAD)
 }
 
+/// Records of [`write_numbered`], a line each.
+pub fn lines(numbers: Range<u64>) -> String {
+    numbers.map(|number| numbered(number) + "\n").collect()
+}
+
 /// Bytes that records are padded with.
 const PAD: usize = 80;
 
@@ -39,10 +44,32 @@ pub fn numbers(text: &str) -> Vec<u64> {
 }
 
 fn number(line: &str) -> u64 {
-    line.strip_prefix("{\"n\":")
+    line.strip_prefix(START)
         .and_then(|rest| rest.split_once(',')?.0.parse().ok())
         .unwrap_or_else(|| panic!("not a record: {line}"))
 }
+
+/// The numbers of the records that are whole in a text, to their last byte, whatever stands around them: a
+/// batch, an envelope, or a part of what a killed writer left unfinished.
+pub fn whole(text: &str) -> Vec<u64> {
+    let starts = text.match_indices(START).map(|(at, _)| at);
+    let record = |at: usize| {
+        let digits = text[at + START.len()..].split(',').next()?;
+        let number = digits.parse().ok()?;
+        text[at..].starts_with(&numbered(number)).then_some(number)
+    };
+    starts.filter_map(record).collect()
+}
+
+/// The number of the last record that begins in a text.
+pub fn last(text: &str) -> Option<u64> {
+    let starts = text.rmatch_indices(START).map(|(at, _)| &text[at..]);
+    let mut numbers = starts.filter_map(|rest| rest[START.len()..].split_once(',')?.0.parse().ok());
+    numbers.next()
+}
+
+/// What each record begins with.
+const START: &str = "{\"n\":";
 
 /// Fails unless every number below `count` is there, and in the order of the source (I3) but for what
 /// was sent again after a break; returns how many came more than once.

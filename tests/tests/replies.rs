@@ -2,9 +2,7 @@
 
 use wirefall_tests::Folder;
 use wirefall_tests::peers::{Language, Receiver};
-use wirefall_tests::pushing::{
-    RECORDS, RSS_KIB_MAX, all_delivered, push, receive, received, wait_for_records,
-};
+use wirefall_tests::pushing::{RECORDS, all_delivered, push, receive, received, wait_for_records};
 use wirefall_tests::records::all_there;
 
 const LANGUAGES: [Language; 2] = [Language::Python, Language::Node];
@@ -29,7 +27,6 @@ fn i1_replies_that_name_a_record_confirm_it() {
         for kill in 1..=3 {
             wait_for_records(&folder, RECORDS as usize * kill / 5);
             peer.restart();
-            assert!(run.rss_kib() < RSS_KIB_MAX, "{} KiB", run.rss_kib());
         }
         let ended = all_delivered(run.wait(), RECORDS);
         assert!(ended.account("reconnects") >= 3, "{}", ended.stderr);
@@ -79,8 +76,6 @@ fn i4_messages_that_nobody_asked_for_are_drained() {
             continue;
         };
         let run = push(&folder, peer.address, RECORDS, &["ack: pong"]);
-        wait_for_records(&folder, RECORDS as usize / 2);
-        assert!(run.rss_kib() < RSS_KIB_MAX, "{} KiB", run.rss_kib());
         let ended = all_delivered(run.wait(), RECORDS);
         assert_eq!(ended.account_or_none("reconnects"), 0, "{}", ended.stderr);
         wait_for_records(&folder, RECORDS as usize);
