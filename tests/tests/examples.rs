@@ -1,0 +1,115 @@
+//! The examples as they are, but on free ports and as fast as they go.
+
+use std::path::PathBuf;
+
+use wirefall_tests::pipelines::plugin;
+use wirefall_tests::workspace::root;
+use wirefall_tests::{Folder, Process, Signal, wirefall};
+
+/// The README's first command, and what it says to do next.
+#[test]
+fn the_flights_example_publishes_delays() {
+    let folder = Folder::new();
+    let mut run = example("flights", &folder);
+    let url = run.wait_for_line("stream ");
+    let subscriber = wirefall(["subscribe", &url, "--limit", "20"]).wait();
+    assert_eq!(subscriber.code, Some(0), "{}", subscriber.stderr);
+    let notices: Vec<serde_json::Value> = subscriber
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(notices.len(), 20);
+    assert!(
+        notices
+            .iter()
+            .all(|notice| notice["delay"].as_i64() > Some(15))
+    );
+    run.signal(Signal::Interrupt);
+    let ended = run.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("unconfirmed 0"), "{}", ended.stderr);
+}
+
+/// The other direction, with a receiver that breaks the connection again and again.
+#[test]
+fn i1_the_push_example_loses_nothing() {
+    let folder = Folder::new();
+    let out = folder.path("out.ndjson");
+    let out = out.to_str().expect("a path in UTF-8");
+    let faults = ["--break-every", "100", "--break-times", "3"];
+    let words = [&["receive", "127.0.0.1:0", "--out", out], &faults[..]].concat();
+    let mut receiver = wirefall(words);
+    let address = receiver
+        .wait_for_line("receiving on ")
+        .split(',')
+        .next()
+        .map(str::to_owned);
+    let pipeline = example_file("push", &folder);
+    let mut command = wirefall_tests::process::command(["run".as_ref(), pipeline.as_os_str()]);
+    let mut run = Process::start(command.env("PUSH_URL", address.expect("an address")));
+    run.close_stdin();
+    let ended = run.wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("read 4000 · delivered 786"),
+        "{}",
+        ended.stderr
+    );
+    let mut lines: Vec<String> = folder
+        .read("out.ndjson")
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    lines.sort_unstable();
+    lines.dedup();
+    let expected = late_flights();
+    assert_eq!(
+        lines.len(),
+        expected,
+        "each notice is there; those sent again are the same"
+    );
+}
+
+/// How many different notices the example's input gives, counted without Wirefall.
+fn late_flights() -> usize {
+    let text =
+        std::fs::read_to_string(root().join("examples/flights/flights.ndjson")).expect("a file");
+    let notice = |line: &str| {
+        let flight: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let delay = flight["dep_delay"].as_i64().filter(|delay| *delay > 15)?;
+        Some(format!(
+            "{} {} {} {} {delay}",
+            flight["carrier"], flight["flight"], flight["origin"], flight["dest"]
+        ))
+    };
+    let notices: std::collections::BTreeSet<String> = text.lines().filter_map(notice).collect();
+    notices.len()
+}
+
+/// The pipeline of an example, its paths made absolute, on a free port and as fast as it goes.
+fn example_file(name: &str, folder: &Folder) -> PathBuf {
+    let examples = root().join("examples");
+    let text = std::fs::read_to_string(examples.join(name).join("pipeline.yaml")).expect("a file");
+    let absolute = |path: &str| root().join(path).display().to_string();
+    let text = text
+        .replace(
+            "../../plugins/flight-delays",
+            &plugin("flight-delays").display().to_string(),
+        )
+        .replace(
+            "../flights/flights.ndjson",
+            &absolute("examples/flights/flights.ndjson"),
+        )
+        .replace(
+            "path: flights.ndjson",
+            &format!("path: {}", absolute("examples/flights/flights.ndjson")),
+        )
+        .replace("127.0.0.1:9400", "127.0.0.1:0")
+        .replace("rate: 400 ", "rate: 4000 ");
+    folder.write("pipeline.yaml", text)
+}
+
+fn example(name: &str, folder: &Folder) -> Process {
+    wirefall(["run".as_ref(), example_file(name, folder).as_os_str()])
+}
