@@ -146,7 +146,8 @@ struct Out {
     bytes: u64,
     /// Bytes that are synced: whole lines.
     synced: u64,
-    rotations: u32,
+    /// The number that the last full file got, in this run or an earlier one.
+    last: u32,
 }
 
 impl Out {
@@ -168,7 +169,7 @@ impl Out {
             file: tokio::io::BufWriter::with_capacity(256 << 10, file),
             bytes,
             synced: bytes,
-            rotations: 0,
+            last: last_number(&plan.path).await?,
         };
         if torn {
             // What a crash cut off must not take the next record with it.
@@ -205,12 +206,13 @@ impl Out {
         written
     }
 
-    /// Renames the full file, synced, to the next free number.
+    /// Renames the full file, synced, to the next number, and begins another. A crash in between leaves
+    /// no file of the name, and the next run begins it.
     async fn rotate(&mut self) -> io::Result<()> {
         self.sync().await?;
         let next = loop {
-            self.rotations += 1;
-            let name = numbered(&self.path, self.rotations);
+            self.last += 1;
+            let name = numbered(&self.path, self.last);
             if !tokio::fs::try_exists(&name).await? {
                 break name;
             }
@@ -226,6 +228,30 @@ impl Out {
         self.synced = 0;
         files::sync_folder(&self.path)
     }
+}
+
+/// The highest number of a full file: numbers below may be free again, because somebody took the files
+/// away, but the order of the numbers is the order of the records (I3).
+async fn last_number(path: &Path) -> io::Result<u32> {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    let mut entries = tokio::fs::read_dir(folder).await?;
+    let mut last = 0;
+    while let Some(entry) = entries.next_entry().await? {
+        last = last.max(number_of(path, &entry.path()).unwrap_or(0));
+    }
+    Ok(last)
+}
+
+/// The number of a full file, by its name; `None` where it is another file.
+fn number_of(path: &Path, full: &Path) -> Option<u32> {
+    let stem = match path.extension() {
+        Some(extension) if full.extension() == Some(extension) => Path::new(full.file_stem()?),
+        Some(_) => return None,
+        None => full,
+    };
+    let number = stem.extension()?.to_str()?.parse().ok()?;
+    (numbered(path, number).file_name() == full.file_name()).then_some(number)
 }
 
 /// `out.ndjson` → `out.000001.ndjson`.
@@ -267,5 +293,23 @@ mod tests {
         let expected: String = (0..10).map(|n| format!("record {n}\n")).collect();
         assert_eq!(all, expected);
         assert!(names[0].ends_with("out.000001.ndjson"));
+    }
+
+    #[test]
+    fn full_files_are_known_by_their_names() {
+        for (path, full, number) in [
+            ("a/out.ndjson", "a/out.000012.ndjson", Some(12)),
+            ("a/out", "a/out.000003", Some(3)),
+            ("out.ndjson", "./out.000004.ndjson", Some(4)),
+            ("a/out.ndjson", "a/out.1000000.ndjson", Some(1_000_000)),
+            ("a/out.ndjson", "a/out.ndjson", None),
+            ("a/out.ndjson", "a/out.12.ndjson", None),
+            ("a/out.ndjson", "a/put.000012.ndjson", None),
+            ("a/out.ndjson", "a/out.000012.json", None),
+            ("a/out", "a/out.ndjson", None),
+        ] {
+            let known = number_of(Path::new(path), Path::new(full));
+            assert_eq!(known, number, "{full} of {path}");
+        }
     }
 }
