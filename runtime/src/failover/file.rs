@@ -1,4 +1,5 @@
-//! The `file` failover: a line of JSON for each record, synced before the run goes on.
+//! The `file` failover: a line of JSON for each record, synced before the run goes on and so before the
+//! source commits it (I1).
 //!
 //! Owns the promise that a line is whole: what a full disk cuts off is taken back.
 

@@ -1,7 +1,7 @@
 //! A component file: what it is, whether this host may run it, and its compiled code.
 //!
 //! Owns the refusals that need no run (no wasm, a core module, another ABI, imports beyond the
-//! allow-list) and the code cache. Never instantiates.
+//! allow-list), so that they come before the first record (I6), and the code cache. Never instantiates.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;

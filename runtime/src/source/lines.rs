@@ -1,8 +1,8 @@
 //! Lines: cuts a stream of bytes into batches of records.
 //!
 //! Owns what a line is: bytes up to `\n`, a `\r` before it taken off, empty lines skipped and counted,
-//! the last one valid without a newline. Invalid UTF-8 goes through; framing decides. Does no I/O.
-//! Used by `stdin` and `file`.
+//! the last one valid without a newline, none longer than `line_max` (I4). Invalid UTF-8 goes through;
+//! framing decides. Does no I/O. Used by `stdin` and `file`.
 
 use super::{BatchLimits, Oddities, SourceError};
 use crate::record::{Batch, Column, Partition, Records};

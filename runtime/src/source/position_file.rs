@@ -1,7 +1,8 @@
 //! The position file: what a source that cannot ask its origin remembers between runs.
 //!
 //! Owns one JSON file in the state folder, replaced atomically, and the trail that leads from a position
-//! to the file that it is in. Used by `file`.
+//! to the file that it is in: one that is still the same, or a position would skip what was never
+//! delivered (I1). Used by `file`.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{File, TryLockError};

@@ -1,6 +1,6 @@
 //! The protocol `wirefall.v1`: messages, places in a stream, and what either side makes of them.
 //!
-//! Owns what docs/protocol.md says, and its bounds. Pure: bytes, times and the journal's facts in,
+//! Owns what docs/protocol.md says, and its bounds (I4). Pure: bytes, times and the journal's facts in,
 //! messages and decisions out; no socket, no clock. The sender's side is driven by `server`, the
 //! receiver's by `subscription`; both speak the same messages, whoever dialled.
 

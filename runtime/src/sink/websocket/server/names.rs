@@ -1,6 +1,6 @@
 //! Subscribers with names: who has a name now, how far it has acknowledged, and who holds the journal.
 //!
-//! Owns the pins of the names in `on_lag: block` and their deadlines, and that a name is in use once.
+//! Owns the pins of the names in `on_lag: block` and their deadlines (I4), and that a name is in use once.
 //! Never sends anything: `subscriber` is told by its token that its name was taken.
 
 use std::collections::HashMap;
