@@ -32,19 +32,16 @@ fn does(word: &[u8]) {
 }
 
 /// Breaks as the mark says.
-#[cfg_attr(not(target_family = "wasm"), allow(dead_code))]
 pub(crate) fn in_describe() {
     does(word(IN_DESCRIBE));
 }
 
 /// Whether this component is the witness.
-#[cfg_attr(not(target_family = "wasm"), allow(dead_code))]
 pub(crate) fn is_witness() -> bool {
     word(IN_DESCRIBE) == b"witness"
 }
 
 /// Runs when an instance is made, as the constructors of a C++ library would.
-#[cfg(target_family = "wasm")]
 #[used]
 #[unsafe(link_section = ".init_array")]
 static START: extern "C" fn() = {

@@ -7,9 +7,11 @@ use std::hint::black_box;
 
 use wirefall_sdk::prelude::*;
 
+#[cfg(target_family = "wasm")]
 mod early;
 #[cfg(target_family = "wasm")]
 mod exports;
+#[cfg(target_family = "wasm")]
 mod witness;
 
 /// What to break, and on which records.
