@@ -46,16 +46,12 @@ fn program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// A command that runs a script of `tests/peers`, if its language and module are here.
-fn script(language: Language, name: &str) -> Option<Command> {
-    let scripts = root().join("tests/peers");
-    let (mut command, extension) = match language {
+/// A language's interpreter, if it and its modules are here.
+fn command(language: Language) -> Option<Command> {
+    match language {
         Language::Python => {
             let python = folder().join("python/bin/python");
-            if !python.is_file() {
-                return None;
-            }
-            (Command::new(python), "py")
+            python.is_file().then(|| Command::new(python))
         }
         Language::Node => {
             let modules = folder().join("node/node_modules");
@@ -64,9 +60,19 @@ fn script(language: Language, name: &str) -> Option<Command> {
             }
             let mut node = Command::new(program("node")?);
             node.env("NODE_PATH", modules);
-            (node, "js")
+            Some(node)
         }
+    }
+}
+
+/// A command that runs a script of `tests/peers`, if its language and module are here.
+fn script(language: Language, name: &str) -> Option<Command> {
+    let extension = match language {
+        Language::Python => "py",
+        Language::Node => "js",
     };
+    let mut command = command(language)?;
+    let scripts = root().join("tests/peers");
     command.arg(scripts.join(name).with_extension(extension));
     Some(command)
 }
@@ -164,6 +170,11 @@ pub fn browser(test: &str, arguments: &[&str]) -> Option<Process> {
         return skip(test, "Node with playwright-core");
     };
     Some(Process::start(command.arg(chromium).args(arguments)))
+}
+
+/// Node, with its modules to be required. `None`: not here.
+pub fn node(test: &str) -> Option<Command> {
+    command(Language::Node).or_else(|| skip(test, "Node with ws and playwright-core"))
 }
 
 /// An nginx before a WebSocket server.

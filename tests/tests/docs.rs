@@ -21,8 +21,8 @@ fn all(languages: &[&str]) -> Vec<Block> {
         .collect()
 }
 
-/// Languages whose blocks are tried, and `text`, which claims nothing.
-const LANGUAGES: [&str; 6] = ["yaml", "sh", "console", "json", "rust", "text"];
+/// Languages whose blocks are tried (`js` by the client's own tests), and `text`, which claims nothing.
+const LANGUAGES: [&str; 7] = ["yaml", "sh", "console", "json", "rust", "js", "text"];
 
 #[test]
 fn every_block_says_what_it_is() {
