@@ -1,60 +1,180 @@
-// Chromium looks at a page of Wirefall, or at a page of someone else that tries to read a stream.
+// Chromium looks at a page of Wirefall, or at a page of someone else that reads a stream.
 //
 // usage: page.js CHROMIUM page URL ROWS          waits for ROWS records, prints what is seen as JSON
+//        page.js CHROMIUM watch URL              prints what the page says, whenever it says something else
+//        page.js CHROMIUM busy URL               counts the frames that are drawn while records come
+//        page.js CHROMIUM refused URL            has the stream refuse whoever has no ticket
 //        page.js CHROMIUM foreign STREAM         serves a page of its own that dials STREAM
+//        page.js CHROMIUM app PORT URL OPTIONS   serves a page at PORT that subscribes to URL with the
+//            client of its server, and says how it fares; reads `sleep` and `wake` from its input
 "use strict";
 const http = require("node:http");
+const readline = require("node:readline");
 const { chromium } = require("playwright-core");
 
-const [executablePath, verb, url, rows] = process.argv.slice(2);
+const [executablePath, verb, ...words] = process.argv.slice(2);
 const args = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
   "--disable-component-update", "--disable-sync"];
 const PATIENCE_MS = 30000;
+const GLANCE_MS = 50;
 
-async function own(page) {
-  const outside = [];
-  const errors = [];
-  page.on("request", request => {
-    if (new URL(request.url()).host !== new URL(url).host && !request.url().startsWith("data:")) {
-      outside.push(request.url());
-    }
-  });
-  page.on("console", message => { if (message.type() === "error") errors.push(message.text()); });
-  page.on("pageerror", error => errors.push(String(error)));
-  await page.goto(url);
-  console.log("open");
-  const enough = n => document.querySelectorAll("#records li").length >= n;
-  await page.waitForFunction(enough, Number(rows), { timeout: PATIENCE_MS });
-  const colours = {};
-  for (const colorScheme of ["light", "dark"]) {
-    await page.emulateMedia({ colorScheme });
-    colours[colorScheme] = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+const patiently = { timeout: PATIENCE_MS };
+const glance = () => new Promise(done => setTimeout(done, GLANCE_MS));
+const texts = locator => locator.allTextContents();
+const seen = what => console.log("seen " + JSON.stringify(what));
+
+/** Prints `told` and what `look` finds, whenever it is something else. */
+async function tell(look) {
+  for (let before; ; await glance()) {
+    const told = JSON.stringify(await look());
+    if (told !== before) console.log("told " + told);
+    before = told;
   }
-  const newest = await page.locator("#records li").first().textContent();
-  const state = await page.locator("#state").textContent();
-  return { title: await page.title(), newest, state, colours, outside, errors };
 }
 
-async function foreign(page) {
-  const server = http.createServer((_, answer) => {
-    answer.setHeader("content-type", "text/html");
-    answer.end("<!doctype html><title>elsewhere</title>");
-  });
-  await new Promise(done => server.listen(0, "127.0.0.1", done));
-  await page.goto(`http://127.0.0.1:${server.address().port}/`);
-  const seen = await page.evaluate(stream => new Promise(done => {
-    const socket = new WebSocket(stream);
-    socket.onopen = () => done("open");
-    socket.onerror = () => done("refused");
-  }), url);
-  server.close();
-  return { seen };
-}
+const verbs = {
+  async page(page, url, rows) {
+    const outside = [], errors = [];
+    page.on("request", request => {
+      if (new URL(request.url()).host !== new URL(url).host && !request.url().startsWith("data:")) {
+        outside.push(request.url());
+      }
+    });
+    page.on("console", message => { if (message.type() === "error") errors.push(message.text()); });
+    page.on("pageerror", error => errors.push(String(error)));
+    await page.goto(url);
+    console.log("open");
+    const record = page.locator("#records tr");
+    await page.waitForFunction(n => document.querySelectorAll("#records tr").length >= n, Number(rows), patiently);
+    const colours = {};
+    for (const colorScheme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme });
+      colours[colorScheme] = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    }
+    await page.getByRole("button", { name: "Pause" }).click();
+    const columns = await texts(page.locator("#head th"));
+    const newest = await texts(record.first().locator("td"));
+    const state = await page.getByRole("status").first().textContent();
+    await page.getByLabel("Only with this text").fill("\"n\":3,");
+    await page.waitForFunction(() => document.querySelectorAll("#records tr").length === 1, null, patiently);
+    const only = await texts(record.first().locator("td"));
+    await page.waitForFunction(() => document.querySelector("#subscribers").textContent === "1", null, patiently);
+    seen({ title: await page.title(), columns, newest, only, state, colours, outside, errors });
+  },
+
+  async watch(page, url) {
+    await page.goto(url);
+    await tell(() => page.evaluate(() => {
+      const all = selector => [...document.querySelectorAll(selector)].map(element => element.textContent);
+      return { state: all("#state")[0], lost: all("#lost")[0], gaps: all("tr.gap td:last-child"), rows: all("#records tr").length };
+    }));
+  },
+
+  async busy(page, url) {
+    await page.goto(url);
+    const count = () => page.evaluate(() => Number(document.querySelector("#count").textContent.replaceAll(",", "")));
+    while (await count() === 0) await glance();
+    const before = await count();
+    const frames = await page.evaluate(() => new Promise(done => {
+      let frames = 0;
+      const until = performance.now() + 3000;
+      const next = now => { frames += 1; if (now < until) requestAnimationFrame(next); else done(frames); };
+      requestAnimationFrame(next);
+    }));
+    await page.waitForFunction(n => Number(document.querySelector("#count").textContent.replaceAll(",", "")) > n, before, patiently);
+    const records = await count() - before;
+    const rows = await page.locator("#records tr").count();
+    seen({ frames, records, rows, state: await page.locator("#state").textContent() });
+  },
+
+  async refused(page, url) {
+    const offered = [];
+    await page.routeWebSocket(/streams/, socket => {
+      const protocols = socket.protocols?.() ?? [];
+      offered.push(protocols);
+      if (!protocols.some(name => name.startsWith("wirefall.ticket."))) return socket.close({ code: 4401, reason: "this stream needs a credential" });
+      const hello = { type: "hello", stream: "s", epoch: "e", head: "e.0", from: "e.0", resumed: true, lost: 0, data: "text", heartbeat_ms: 15000 };
+      socket.onMessage(() => { socket.send(Buffer.from(JSON.stringify(hello))); });
+    });
+    const asked = [];
+    await page.route("**/tickets", route => {
+      asked.push(route.request().headers().authorization);
+      const isRight = asked.at(-1) === "Bearer right";
+      return route.fulfill(isRight ? { json: { ticket: "t1" } } : { status: 401 });
+    });
+    await page.goto(url);
+    const states = [];
+    const answer = async (state, secret) => {
+      await page.locator("#state", { hasText: state }).waitFor(patiently);
+      states.push(await page.locator("#state").textContent());
+      if (!secret) return;
+      await page.getByLabel("This stream needs a credential").fill(secret);
+      await page.keyboard.press("Enter");
+    };
+    await answer("needs a credential", "wrong");
+    await answer("is wrong", "right");
+    await answer("live");
+    seen({ states, offered, asked });
+  },
+
+  async foreign(page, stream) {
+    const server = http.createServer((_, answer) => {
+      answer.setHeader("content-type", "text/html");
+      answer.end("<!doctype html><title>elsewhere</title>");
+    });
+    await new Promise(done => server.listen(0, "127.0.0.1", done));
+    await page.goto(`http://127.0.0.1:${server.address().port}/`);
+    const what = await page.evaluate(stream => new Promise(done => {
+      const socket = new WebSocket(stream);
+      socket.onopen = () => done("open");
+      socket.onerror = () => done("refused");
+    }), stream);
+    server.close();
+    seen(what);
+  },
+
+  async app(page, port, url, options = "{}") {
+    const script = new URL("/v1/wirefall.js", url.replace(/^ws/, "http")).href;
+    const html = `<!doctype html><title>app</title><link rel="icon" href="data:,"><script type="module">
+      import { Wirefall } from ${JSON.stringify(script)};
+      const told = window.told = { state: "", next: null, wrong: [], gaps: [], errors: 0 };
+      new Wirefall(${JSON.stringify(url)}, {
+        ...${options},
+        onrecord: ({ data }) => {
+          const { n } = JSON.parse(data);
+          if (told.next !== null && n !== told.next) told.wrong.push([told.next, n]);
+          told.next = n + 1;
+        },
+        ongap: ({ lost }) => { told.gaps.push(lost); told.next = null; },
+        onstate: ({ state }) => { told.state = state; },
+        onerror: () => { told.errors += 1; },
+      });
+    </script>`;
+    const server = http.createServer((_, answer) => {
+      answer.setHeader("content-type", "text/html");
+      answer.end(html);
+    });
+    await new Promise(done => server.listen(Number(port), "127.0.0.1", done));
+    await page.goto(`http://127.0.0.1:${port}/`);
+    const devtools = await page.context().newCDPSession(page);
+    await devtools.send("Debugger.enable");
+    let isAsleep = false;
+    readline.createInterface({ input: process.stdin }).on("line", async line => {
+      isAsleep = line === "sleep";
+      // As on a machine that sleeps no script runs, and the clock goes on. (Chromium freezes only tabs
+      // that are hidden, and without a head none is.)
+      await devtools.send(isAsleep ? "Debugger.pause" : "Debugger.resume");
+      const fired = page.evaluate(() => new Promise(done => setTimeout(() => done(true), 0)));
+      const late = (async () => { for (let glances = 0; glances < 20; glances += 1) await glance(); return false; })();
+      if (await Promise.race([fired, late]) !== isAsleep) console.log(line + " done");
+    });
+    // What is asleep answers nobody.
+    await tell(() => isAsleep ? "asleep" : page.evaluate(() => window.told));
+  },
+};
 
 (async () => {
   const browser = await chromium.launch({ executablePath, args });
-  const page = await browser.newPage();
-  const seen = verb === "page" ? await own(page) : await foreign(page);
-  console.log("seen " + JSON.stringify(seen));
+  await verbs[verb](await browser.newPage(), ...words);
   await browser.close();
 })().catch(error => { console.error(error); process.exit(1); });

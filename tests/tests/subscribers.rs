@@ -199,37 +199,6 @@ fn a_signal_tells_subscribers_to_come_again() {
 }
 
 #[test]
-fn the_page_shows_records_and_reads_nothing_from_outside() {
-    let folder = Folder::new();
-    let (mut run, url) = run(&folder, &[]);
-    let page = format!("http://{}/", address(&url));
-    let Some(mut browser) = browser("the_page_shows_records", &["page", &page, "10"]) else {
-        return;
-    };
-    browser.wait_for_line("open");
-    let mut sent = 0;
-    wait_until("the page's word", || {
-        assert!(run.write(format!("{{\"n\":{sent},\"city\":\"Zürich\"}}\n").as_bytes()));
-        sent += 1;
-        browser.stdout().contains("seen ") || !browser.is_running()
-    });
-    let ended = browser.wait().expect(0);
-    let seen = ended.stdout.split_once("seen ").expect("its word").1;
-    let seen: serde_json::Value = serde_json::from_str(seen).expect("JSON");
-    assert_eq!(seen["title"], "test · Wirefall");
-    assert_eq!(seen["state"], "live");
-    assert!(
-        seen["newest"]
-            .as_str()
-            .expect("text")
-            .ends_with("\"Zürich\"}")
-    );
-    assert_eq!(seen["outside"], serde_json::json!([]));
-    assert_eq!(seen["errors"], serde_json::json!([]));
-    assert_ne!(seen["colours"]["light"], seen["colours"]["dark"]);
-}
-
-#[test]
 fn a_foreign_page_cannot_read_the_stream() {
     let folder = Folder::new();
     let (mut run, url) = run(&folder, &[]);
@@ -238,7 +207,7 @@ fn a_foreign_page_cannot_read_the_stream() {
     };
     let ended = browser.wait().expect(0);
     assert!(
-        ended.stdout.contains(r#"{"seen":"refused"}"#),
+        ended.stdout.contains(r#"seen "refused""#),
         "{}",
         ended.stdout
     );

@@ -15,7 +15,7 @@ mod walk;
 pub use message::{
     Ack, Bye, From, Gap, Heartbeat, Hello, Kind, Mark, Notice, Reason, Request, Subscribe, Wrong,
 };
-pub use place::{Place, Told};
+pub use place::{Place, Told, read as read_position};
 pub use receiver::{Heard, Receiver, Wanted};
 pub use sender::{Acked, Facts, Sender, Start};
 pub use walk::{Keys, Walk, alone};

@@ -31,6 +31,7 @@ mod gathered;
 mod http;
 mod lag;
 mod names;
+mod page;
 mod release;
 mod socket;
 mod subscriber;
@@ -253,7 +254,7 @@ struct Hub {
     names: names::Names,
     subscribers: TaskTracker,
     draining: AtomicBool,
-    page: http::Page,
+    page: page::Page,
     gate: auth::Gate,
     closes: auth::entry::Closes,
     tls: Option<tls::Tls>,
@@ -277,7 +278,7 @@ impl Hub {
             ),
             subscribers: TaskTracker::new(),
             draining: AtomicBool::new(false),
-            page: http::Page::new(&context.pipeline, &plan.path, plan.asks),
+            page: page::Page::new(&context.pipeline, &plan.path, &plan.framing, plan.asks),
             gate,
             closes: auth::entry::Closes::default(),
             tls,

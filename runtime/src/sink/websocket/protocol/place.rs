@@ -39,7 +39,7 @@ pub(super) fn write_epoch(epoch: u64) -> String {
 }
 
 /// What a text means in this epoch. Only what [`write`] could have made is a position.
-pub(super) fn read(text: &str, epoch: u64) -> Told {
+pub fn read(text: &str, epoch: u64) -> Told {
     let number = text
         .split_once('.')
         .and_then(|(_, number)| number.parse().ok());

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::http::Hosts;
 use super::lag::OnLag;
 use super::tls::TlsPlan;
-use super::{AtEnd, Plan, Timing};
+use super::{AtEnd, Plan, Timing, page};
 use crate::driver::{Facts, Problem, read};
 use crate::sink::SinkPlan;
 use crate::sink::websocket::framing_keys::{self, Batch, Format, Frames, FramingKeys};
@@ -293,7 +293,7 @@ fn wrong_host(index: usize, host: &str) -> Option<Problem> {
 }
 
 fn wrong_path(path: &str) -> Option<Problem> {
-    let taken = ["/", "/healthz", "/readyz", "/metrics"];
+    let taken = ["/", "/healthz", "/readyz", "/metrics", page::SCRIPT_PATH];
     if !path.starts_with('/') || path.contains(['?', '#', ' ', '"', '<']) || !path.is_ascii() {
         Some(
             Problem::error("/path", format!("`{path}` is not a path"))

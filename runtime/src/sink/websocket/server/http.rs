@@ -1,4 +1,4 @@
-//! Requests: the page, health, and the upgrade of a subscriber.
+//! Requests: health, what browsers are served, and the upgrade of a subscriber.
 //!
 //! Owns what is answered, and who may ask at all (Host, Origin, seats); `auth` decides who is let in.
 //! Never writes to a stream: an upgraded connection goes to `subscriber`. Called for each request of
@@ -7,7 +7,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -16,59 +15,18 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use sha2::Digest as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::auth::entry;
 use super::subscriber::{self, Spoken};
 use super::wire::Stream;
-use super::{Hub, exposition};
+use super::{Hub, exposition, page};
 use crate::sink::websocket::handshake::tokens;
 use crate::sink::websocket::protocol::{PLAIN, V1};
 
 /// What is answered. Every connection but an upgraded one is for one request: `Connection: close`.
 pub(super) type Answer = Response<Full<Bytes>>;
-
-/// The page at `/`: no address but its own.
-pub(super) struct Page {
-    html: Bytes,
-    policy: HeaderValue,
-}
-
-impl Page {
-    pub(super) fn new(pipeline: &str, path: &str, asks: bool) -> Self {
-        let source = include_str!("page.html");
-        let hash = |tag: &str| {
-            let start = source.find(&format!("<{tag}>")).expect("the page has it") + tag.len() + 2;
-            let end = source.find(&format!("</{tag}>")).expect("the page ends it");
-            let digest = sha2::Sha256::digest(&source.as_bytes()[start..end]);
-            base64::engine::general_purpose::STANDARD.encode(digest)
-        };
-        let policy = format!(
-            "default-src 'none'; connect-src 'self'; img-src data:; script-src 'sha256-{}'; style-src 'sha256-{}'; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-            hash("script"),
-            hash("style")
-        );
-        Self {
-            html: source
-                .replace("{{pipeline}}", &escape(pipeline))
-                .replace("{{path}}", &escape(path))
-                .replace("{{asks}}", if asks { "yes" } else { "no" })
-                .into(),
-            policy: HeaderValue::try_from(policy).expect("base64 and words are visible ASCII"),
-        }
-    }
-}
-
-/// Text for an HTML page or attribute.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +34,9 @@ enum Place {
     Alive,
     Ready,
     Page,
+    Script,
     Stream,
+    Status,
     Tickets,
     Metrics,
     Nothing,
@@ -88,11 +48,15 @@ impl Place {
             "/healthz" => return Self::Alive,
             "/readyz" => return Self::Ready,
             "/metrics" => return Self::Metrics,
+            page::SCRIPT_PATH => return Self::Script,
             _ => (),
         }
-        let (stream, rest) = match path.strip_suffix("/tickets") {
-            Some(stream) => (stream, Self::Tickets),
-            None => (path, Self::Stream),
+        let (stream, rest) = if let Some(stream) = path.strip_suffix("/tickets") {
+            (stream, Self::Tickets)
+        } else if let Some(stream) = path.strip_suffix("/status") {
+            (stream, Self::Status)
+        } else {
+            (path, Self::Stream)
         };
         let is_guid = || {
             let named = stream.strip_prefix("/v1/streams/");
@@ -152,7 +116,12 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
             Ok(()) => exposition::answer(hub),
             Err(refusal) => *refusal,
         },
-        Place::Page => page(&hub.page),
+        Place::Status => match entry::operator(hub, peer.ip(), &request) {
+            Ok(()) => page::status(hub, request.uri.query()),
+            Err(refusal) => *refusal,
+        },
+        Place::Page => hub.page.answer(),
+        Place::Script => shared(&request, page::script()),
         Place::Alive | Place::Ready | Place::Nothing => {
             let hint = format!("nothing here; the stream is at {}", hub.plan.path);
             text(StatusCode::NOT_FOUND, &hint)
@@ -341,24 +310,6 @@ fn take_seat(hub: &Hub) -> Result<OwnedSemaphorePermit, Box<Answer>> {
     })
 }
 
-fn page(page: &Page) -> Answer {
-    let mut answer = Response::new(Full::new(page.html.clone()));
-    put(&mut answer, header::CONNECTION, "close");
-    put(
-        &mut answer,
-        header::CONTENT_TYPE,
-        "text/html; charset=utf-8",
-    );
-    put(&mut answer, header::CACHE_CONTROL, "no-store");
-    put(&mut answer, header::REFERRER_POLICY, "no-referrer");
-    put(&mut answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    let policy = page.policy.clone();
-    answer
-        .headers_mut()
-        .insert(header::CONTENT_SECURITY_POLICY, policy);
-    answer
-}
-
 pub(super) fn text(status: StatusCode, message: &str) -> Answer {
     let mut answer = Response::new(Full::new(format!("{message}\n").into()));
     *answer.status_mut() = status;
@@ -468,13 +419,5 @@ mod tests {
         }
         let twice = ["http://localhost:9400", "https://evil.example"];
         assert!(!allowed(host, &twice));
-    }
-
-    #[test]
-    fn the_page_cannot_be_broken_out_of() {
-        let page = Page::new("\"><script>alert(1)</script>", "/v1/streams/x", true);
-        let html = String::from_utf8(page.html.to_vec()).expect("text");
-        assert!(!html.contains("<script>alert"));
-        assert!(!html.contains("{{"));
     }
 }

@@ -192,8 +192,13 @@ async fn status(running: &Running, headers: &[(&'static str, &str)]) -> u16 {
 }
 
 async fn get(address: SocketAddr, path: &str) -> String {
+    get_with(address, path, "").await
+}
+
+/// The same with header lines.
+async fn get_with(address: SocketAddr, path: &str, headers: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("a port");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.expect("sent");
     let mut answer = String::new();
     soon("an answer", stream.read_to_string(&mut answer))
@@ -352,6 +357,44 @@ async fn who_may_read_is_decided_before_the_upgrade() {
     ] {
         let answer = get(running.address, path).await;
         assert!(answer.starts_with(expected), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_client_is_served_to_the_pages_that_may_subscribe() {
+    let origins = json!({ "origins": ["https://dashboard.example"] });
+    let running = Running::start(origins, 1 << 20).await;
+    let script = async |origin| get_with(running.address, page::SCRIPT_PATH, origin).await;
+    let own = script("").await;
+    assert!(own.contains("content-type: text/javascript"), "{own}");
+    assert!(own.contains("export class Wirefall"), "{own}");
+    assert!(!own.contains("access-control-allow-origin"), "{own}");
+    let listed = script("Origin: https://dashboard.example\r\n").await;
+    let allowed = "access-control-allow-origin: https://dashboard.example\r\n";
+    assert!(listed.contains(allowed), "{listed}");
+    let foreign = script("Origin: https://evil.example\r\n").await;
+    assert!(foreign.starts_with("HTTP/1.1 403"), "{foreign}");
+}
+
+#[tokio::test]
+async fn the_status_tells_how_far_a_position_is_behind() {
+    let mut running = Running::start(json!({}), 1 << 20).await;
+    running.publish(10, 8).await;
+    let _client = running.subscribe().await;
+    let epoch = running.journal.epoch();
+    for (position, behind) in [
+        (format!("{epoch:x}.3"), json!(7)),
+        (format!("{epoch:x}.10"), json!(0)),
+        (format!("{:x}.3", epoch.wrapping_add(1)), Value::Null),
+        (String::new(), Value::Null),
+    ] {
+        let path = format!("/v1/streams/flights/status?position={position}");
+        let answer = get(running.address, &path).await;
+        let body = answer.split_once("\r\n\r\n").expect("a head").1;
+        let told: Value = serde_json::from_str(body).expect("JSON");
+        let expected =
+            json!({ "stream": "flights", "behind": behind, "subscribers": 1, "ended": false });
+        assert_eq!(told, expected, "{position}");
     }
 }
 

@@ -1,0 +1,255 @@
+//! The page and the JavaScript client in a real Chromium.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use wirefall_tests::peers::{browser, free_address};
+use wirefall_tests::proxy::Fault;
+use wirefall_tests::records::write_numbered;
+use wirefall_tests::{Folder, Process, Proxy, Signal, pipelines, wait_for, wait_until, wirefall};
+
+/// Starts `wirefall run` of what comes on its standard input, at this address.
+fn publish_at(folder: &Folder, address: SocketAddr, sink: &[&str]) -> Process {
+    let pipeline = pipelines::publish(folder, sink);
+    let text = folder.read("pipeline.yaml");
+    folder.write(
+        "pipeline.yaml",
+        text.replace("127.0.0.1:0", &address.to_string()),
+    );
+    run(&pipeline)
+}
+
+fn run(pipeline: &Path) -> Process {
+    let mut run = wirefall(["run".as_ref(), pipeline.as_os_str()]);
+    run.wait_for_line("stream  ");
+    run
+}
+
+fn page(address: SocketAddr) -> String {
+    format!("http://{address}/")
+}
+
+/// Writes the numbered records of a range.
+fn write_records(run: &mut Process, numbers: std::ops::Range<u64>) {
+    let lines: String = numbers.map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    assert!(run.write(lines.as_bytes()), "standard input is read");
+}
+
+/// What the script saw, once it has ended.
+fn seen(browser: Process) -> Value {
+    let ended = browser.wait().expect(0);
+    let seen = ended.stdout.split_once("seen ").expect("its word").1;
+    serde_json::from_str(seen).expect("JSON")
+}
+
+/// Waits until the last that the script told is `wanted`, and returns it.
+fn told(browser: &mut Process, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    wait_for(what, || {
+        assert!(
+            browser.is_running(),
+            "{}{}",
+            browser.stdout(),
+            browser.stderr()
+        );
+        let stdout = browser.stdout();
+        let line = stdout.lines().rfind(|line| line.starts_with("told "))?;
+        let told: Value = serde_json::from_str(&line["told ".len()..]).ok()?;
+        wanted(&told).then_some(told)
+    })
+}
+
+#[test]
+fn the_page_shows_records_and_reads_nothing_from_outside() {
+    let folder = Folder::new();
+    let address = free_address();
+    let mut run = publish_at(&folder, address, &[]);
+    for number in 0..10 {
+        let line = format!("{{\"n\":{number},\"city\":\"Zürich\",\"more\":{{\"is\":[true]}}}}\n");
+        assert!(run.write(line.as_bytes()));
+    }
+    let Some(browser) = browser("the_page_shows_records", &["page", &page(address), "10"]) else {
+        return;
+    };
+    let seen = seen(browser);
+    assert_eq!(seen["title"], "test · Wirefall");
+    assert_eq!(seen["state"], "live");
+    assert_eq!(seen["columns"], json!(["seen", "n", "city", "more"]));
+    let cells = |row: &str| seen[row].as_array().expect("cells")[1..].to_vec();
+    assert_eq!(cells("newest"), ["9", "Zürich", r#"{"is":[true]}"#]);
+    assert_eq!(cells("only")[0], "3", "the filter by text");
+    assert_eq!(seen["outside"], json!([]));
+    assert_eq!(seen["errors"], json!([]));
+    assert_ne!(seen["colours"]["light"], seen["colours"]["dark"]);
+}
+
+#[test]
+fn the_page_says_what_it_cannot_know_after_its_server_was_killed() {
+    let folder = Folder::new();
+    let address = free_address();
+    let mut first = publish_at(&folder, address, &[]);
+    write_records(&mut first, 0..5);
+    let test = "the_page_says_what_it_cannot_know";
+    let Some(mut browser) = browser(test, &["watch", &page(address)]) else {
+        return;
+    };
+    let live = told(&mut browser, "five rows", |told| told["rows"] == 5);
+    assert_eq!(
+        (&live["state"], &live["lost"]),
+        (&json!("live"), &json!("none"))
+    );
+    first.signal(Signal::Kill);
+    first.wait();
+    told(&mut browser, "the break", |told| {
+        told["state"]
+            .as_str()
+            .is_some_and(|state| state.starts_with("disconnected"))
+    });
+    // Its journal was in memory: the next process numbers anew.
+    let mut second = publish_at(&folder, address, &[]);
+    write_records(&mut second, 5..8);
+    let back = told(&mut browser, "three rows and a gap", |told| {
+        told["rows"] == 9
+    });
+    assert_eq!(back["state"], "live");
+    assert_eq!(back["lost"], "an unknown number, in 1 gap");
+    let gap = back["gaps"][0].as_str().expect("a row");
+    assert!(gap.contains("cannot be known"), "{gap}");
+}
+
+#[test]
+fn the_page_asks_for_the_credential_that_a_stream_refuses_it_without() {
+    let folder = Folder::new();
+    let address = free_address();
+    let _run = publish_at(&folder, address, &[]);
+    let Some(browser) = browser(
+        "the_page_asks_for_the_credential",
+        &["refused", &page(address)],
+    ) else {
+        return;
+    };
+    let seen = seen(browser);
+    assert_eq!(
+        seen["states"],
+        json!([
+            "refused: this stream needs a credential",
+            "refused: the secret is wrong",
+            "live"
+        ])
+    );
+    assert_eq!(seen["asked"], json!(["Bearer wrong", "Bearer right"]));
+}
+
+#[test]
+fn five_thousand_records_a_second_do_not_freeze_the_page() {
+    let folder = Folder::new();
+    write_numbered(&folder.path("input.ndjson"), 20_000);
+    let source = ["path: input.ndjson", "rate: 5000", "repeat: true"].map(str::to_owned);
+    let address = free_address();
+    let sink = [format!("listen: {address}")];
+    let run = run(&pipelines::pipeline(&folder, "file", &source, &sink, ""));
+    let test = "five_thousand_records_a_second";
+    let Some(browser) = browser(test, &["busy", &page(address)]) else {
+        return;
+    };
+    let seen = seen(browser);
+    assert_eq!(seen["state"], "live");
+    let count = |name: &str| seen[name].as_u64().expect("a number");
+    // In three seconds; a tenth of what an idle machine does.
+    assert!(count("frames") >= 18, "{seen}");
+    assert!(count("records") >= 1500, "{seen}");
+    assert!(count("rows") <= 100, "{seen}");
+    drop(run);
+}
+
+/// An application's page that subscribes, by way of a proxy, to what `run` publishes; its origin is
+/// listed. `None`: no Chromium here.
+struct App {
+    run: Process,
+    proxy: Proxy,
+    browser: Process,
+    written: u64,
+    _folder: Folder,
+}
+
+impl App {
+    fn start(test: &str, sink: &[&str]) -> Option<Self> {
+        let folder = Folder::new();
+        let (address, own) = (free_address(), free_address());
+        let origins = format!("origins: [\"http://{own}\"]");
+        let run = publish_at(&folder, address, &[&[origins.as_str()], sink].concat());
+        let proxy = Proxy::start(address);
+        let url = format!("ws://{}/v1/streams/test", proxy.address());
+        let port = own.port().to_string();
+        let mut browser = browser(test, &["app", &port, &url, r#"{ from: "earliest" }"#])?;
+        told(&mut browser, "the client is open", |told| {
+            told["state"] == "open"
+        });
+        Some(Self {
+            run,
+            proxy,
+            browser,
+            written: 0,
+            _folder: folder,
+        })
+    }
+
+    fn write(&mut self, count: u64) {
+        write_records(&mut self.run, self.written..self.written + count);
+        self.written += count;
+    }
+
+    /// Waits until the page has everything, and returns what it told.
+    fn everything(&mut self) -> Value {
+        let written = self.written;
+        told(&mut self.browser, "every record", |told| {
+            told["next"] == written
+        })
+    }
+
+    fn say(&mut self, word: &str) {
+        assert!(self.browser.write(format!("{word}\n").as_bytes()));
+        self.browser.wait_for_line(&format!("{word} done"));
+    }
+}
+
+#[test]
+fn i3_a_page_whose_connection_breaks_goes_on_at_its_place() {
+    let Some(mut app) = App::start("a_page_whose_connection_breaks", &[]) else {
+        return;
+    };
+    for fault in [Fault::Reset, Fault::Close, Fault::Reset, Fault::Unavailable] {
+        app.write(2_000);
+        app.proxy.fault(fault);
+        let accepted = app.proxy.accepted();
+        app.write(2_000);
+        wait_until("it tries again", || app.proxy.accepted() > accepted);
+        app.proxy.fault(Fault::None);
+    }
+    app.write(100);
+    let told = app.everything();
+    assert_eq!(told["wrong"], json!([]), "neither missing nor again");
+    assert_eq!(told["gaps"], json!([]));
+    assert!(told["errors"].as_u64() >= Some(4), "{told}");
+}
+
+#[test]
+fn i3_a_tab_that_slept_goes_on_at_its_place() {
+    let Some(mut app) = App::start("a_tab_that_slept", &["heartbeat: 1s"]) else {
+        return;
+    };
+    app.write(1_000);
+    app.everything();
+    app.say("sleep");
+    let accepted = app.proxy.accepted();
+    app.write(5_000);
+    // Meanwhile the line is cut somewhere, and says nothing.
+    app.proxy.fault(Fault::Stall);
+    app.write(5_000);
+    app.say("wake");
+    wait_until("it dials anew", || app.proxy.accepted() > accepted);
+    app.proxy.fault(Fault::None);
+    let told = app.everything();
+    assert_eq!(told["wrong"], json!([]), "neither missing nor again");
+    assert_eq!(told["gaps"], json!([]));
+}
