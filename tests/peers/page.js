@@ -7,8 +7,12 @@
 //        page.js CHROMIUM foreign STREAM         serves a page of its own that dials STREAM
 //        page.js CHROMIUM app PORT URL OPTIONS   serves a page at PORT that subscribes to URL with the
 //            client of its server, and says how it fares; reads `sleep` and `wake` from its input
+//        page.js CHROMIUM dashboard PORT FOLDER SERVER   serves FOLDER at PORT, looks at it with SERVER
+//            as its stream's, and says what it shows; reads `reload` from its input
 "use strict";
+const fs = require("node:fs");
 const http = require("node:http");
+const path = require("node:path");
 const readline = require("node:readline");
 const { chromium } = require("playwright-core");
 
@@ -22,6 +26,19 @@ const patiently = { timeout: PATIENCE_MS };
 const glance = () => new Promise(done => setTimeout(done, GLANCE_MS));
 const texts = locator => locator.allTextContents();
 const seen = what => console.log("seen " + JSON.stringify(what));
+
+const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css" };
+
+/** A server of files: `content` gives that of a path. */
+async function serve(port, content) {
+  const server = http.createServer(({ url }, answer) => {
+    const name = new URL(url, "http://localhost").pathname.replace(/\/$/, "/index.html");
+    answer.setHeader("content-type", TYPES[path.extname(name)]);
+    answer.end(content(name));
+  });
+  await new Promise(done => server.listen(Number(port), "127.0.0.1", done));
+  return { server, url: `http://127.0.0.1:${server.address().port}/` };
+}
 
 /** Prints `told` and what `look` finds, whenever it is something else. */
 async function tell(look) {
@@ -118,12 +135,8 @@ const verbs = {
   },
 
   async foreign(page, stream) {
-    const server = http.createServer((_, answer) => {
-      answer.setHeader("content-type", "text/html");
-      answer.end("<!doctype html><title>elsewhere</title>");
-    });
-    await new Promise(done => server.listen(0, "127.0.0.1", done));
-    await page.goto(`http://127.0.0.1:${server.address().port}/`);
+    const { server, url } = await serve(0, () => "<!doctype html><title>elsewhere</title>");
+    await page.goto(url);
     const what = await page.evaluate(stream => new Promise(done => {
       const socket = new WebSocket(stream);
       socket.onopen = () => done("open");
@@ -150,12 +163,8 @@ const verbs = {
         onerror: () => { told.errors += 1; },
       });
     </script>`;
-    const server = http.createServer((_, answer) => {
-      answer.setHeader("content-type", "text/html");
-      answer.end(html);
-    });
-    await new Promise(done => server.listen(Number(port), "127.0.0.1", done));
-    await page.goto(`http://127.0.0.1:${port}/`);
+    const { url: own } = await serve(port, () => html);
+    await page.goto(own);
     const devtools = await page.context().newCDPSession(page);
     await devtools.send("Debugger.enable");
     let isAsleep = false;
@@ -170,6 +179,31 @@ const verbs = {
     });
     // What is asleep answers nobody.
     await tell(() => isAsleep ? "asleep" : page.evaluate(() => window.told));
+  },
+
+  async dashboard(page, port, folder, stream) {
+    const errors = [];
+    page.on("pageerror", error => errors.push(String(error)));
+    const { url } = await serve(port, name => fs.readFileSync(path.join(folder, name)));
+    const own = `${url}?server=${new URL(stream).origin}`;
+    await page.goto(own);
+    let loads = 1;
+    readline.createInterface({ input: process.stdin }).on("line", async () => {
+      await page.reload();
+      loads += 1;
+    });
+    await tell(async () => {
+      const look = () => ({
+        state: document.querySelector("#state").textContent,
+        count: Number(document.querySelector("#count").textContent.replaceAll(",", "")),
+        bars: document.querySelectorAll("#chart rect").length,
+        lost: !document.querySelector("#lost").hidden,
+      });
+      // A page that is left in the middle of a look shows nothing.
+      const before = loads;
+      const shown = await page.evaluate(look).catch(() => ({}));
+      return { ...(before === loads ? shown : {}), loads, errors };
+    });
   },
 };
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use wirefall_tests::peers::{browser, free_address};
 use wirefall_tests::proxy::Fault;
 use wirefall_tests::records::write_numbered;
+use wirefall_tests::workspace::root;
 use wirefall_tests::{Folder, Process, Proxy, Signal, pipelines, wait_for, wait_until, wirefall};
 
 /// Starts `wirefall run` of what comes on its standard input, at this address.
@@ -252,4 +253,81 @@ fn i3_a_tab_that_slept_goes_on_at_its_place() {
     let told = app.everything();
     assert_eq!(told["wrong"], json!([]), "neither missing nor again");
     assert_eq!(told["gaps"], json!([]));
+}
+
+/// The example as it is, but for its addresses, its pace, and where its files are.
+fn dashboard(folder: &Folder, address: SocketAddr, own: SocketAddr) -> Process {
+    pipelines::plugin("flight-delays");
+    let text = std::fs::read_to_string(root().join("examples/dashboard/pipeline.yaml"));
+    let mut text = text.expect("the example");
+    for (from, to) in [
+        ("127.0.0.1:9401", address.to_string()),
+        ("127.0.0.1:8000", own.to_string()),
+        (
+            "../flights",
+            root().join("examples/flights").display().to_string(),
+        ),
+        (
+            "../../plugins",
+            root().join("plugins").display().to_string(),
+        ),
+        ("rate: 240 ", "rate: 1000 ".to_owned()),
+        ("repeat: true", "repeat: false".to_owned()),
+    ] {
+        assert!(text.contains(from), "the example has `{from}`");
+        text = text.replace(from, &to);
+    }
+    run(&folder.write("pipeline.yaml", text))
+}
+
+#[test]
+fn the_dashboard_counts_each_delay_once_over_reloads_and_breaks() {
+    let folder = Folder::new();
+    let (address, own) = (free_address(), free_address());
+    let test = "the_dashboard_counts_each_delay_once";
+    let example = root().join("examples/dashboard");
+    let example = example.to_str().expect("UTF-8");
+    let run = dashboard(&folder, address, own);
+    let server = Proxy::start(address);
+    let arguments = [
+        "dashboard",
+        &own.port().to_string(),
+        example,
+        &page(server.address()),
+    ];
+    let Some(mut browser) = browser(test, &arguments) else {
+        return;
+    };
+    let flights = std::fs::read_to_string(root().join("examples/flights/flights.ndjson"));
+    let late = |line: &&str| {
+        let flight: Value = serde_json::from_str(line).expect("a flight");
+        flight["dep_delay"]
+            .as_f64()
+            .is_some_and(|delay| delay > 15.0)
+    };
+    let delays = flights.expect("flights").lines().filter(late).count();
+    let mut reload = |loads: u64| {
+        assert!(browser.write(b"reload\n"));
+        told(&mut browser, "the page, loaded again", |told| {
+            told["loads"] == loads && told["state"] == "live"
+        });
+    };
+    reload(2);
+    let accepted = server.accepted();
+    server.fault(Fault::Reset);
+    wait_until("the page comes again", || server.accepted() > accepted);
+    server.fault(Fault::None);
+    reload(3);
+    let all = told(&mut browser, "every delay", |told| told["count"] == delays);
+    assert!(browser.write(b"reload\n"));
+    let still = told(&mut browser, "all once more", |told| {
+        told["loads"] == 4 && told["state"] == "live"
+    });
+    for told in [all, still] {
+        assert_eq!(told["count"], delays, "{told}");
+        assert_eq!(told["bars"], 12, "{told}");
+        assert_eq!(told["lost"], false, "{told}");
+        assert_eq!(told["errors"], json!([]), "{told}");
+    }
+    drop(run);
 }
