@@ -33,7 +33,7 @@ const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/cs
 async function serve(port, content) {
   const server = http.createServer(({ url }, answer) => {
     const name = new URL(url, "http://localhost").pathname.replace(/\/$/, "/index.html");
-    answer.setHeader("content-type", TYPES[path.extname(name)]);
+    answer.setHeader("content-type", TYPES[path.extname(name)] ?? "application/octet-stream");
     answer.end(content(name));
   });
   await new Promise(done => server.listen(Number(port), "127.0.0.1", done));
@@ -72,7 +72,7 @@ const verbs = {
     const columns = await texts(page.locator("#head th"));
     const newest = await texts(record.first().locator("td"));
     const state = await page.getByRole("status").first().textContent();
-    await page.getByLabel("Only with this text").fill("\"n\":3,");
+    await page.getByLabel("Only with this text").fill("\"n\":3");
     await page.waitForFunction(() => document.querySelectorAll("#records tr").length === 1, null, patiently);
     const only = await texts(record.first().locator("td"));
     await page.waitForFunction(() => document.querySelector("#subscribers").textContent === "1", null, patiently);

@@ -85,6 +85,41 @@ fn the_page_shows_records_and_reads_nothing_from_outside() {
 }
 
 #[test]
+fn i5_no_record_breaks_the_page() {
+    let folder = Folder::new();
+    let address = free_address();
+    let mut run = publish_at(&folder, address, &[]);
+    let long = "x".repeat(200_000);
+    let members: String = (0..500).map(|n| format!("\"m{n}\":{n},")).collect();
+    let deep = "[".repeat(20_000) + &"]".repeat(20_000);
+    for record in [
+        r#"{"constructor":1,"__proto__":{"toString":1},"<b>bold</b>":"<img src=x onerror=alert(1)>"}"#,
+        "plain text",
+        "{broken",
+        "null",
+        "[1,2]",
+        "<script>alert(1)</script>",
+        &format!("{{{members}\"last\":1}}"),
+        &format!("{{\"{long}\":\"{long}\"}}"),
+        &format!("{{\"deep\":{deep}}}"),
+    ] {
+        assert!(run.write(format!("{record}\n").as_bytes()));
+    }
+    write_records(&mut run, 0..10);
+    let test = "i5_no_record_breaks_the_page";
+    let Some(browser) = browser(test, &["page", &page(address), "19"]) else {
+        return;
+    };
+    let seen = seen(browser);
+    assert_eq!(seen["errors"], json!([]));
+    let columns = seen["columns"].as_array().expect("a list");
+    assert_eq!(columns.len(), 1 + 24 + 1, "{columns:?}");
+    assert_eq!(columns[1], "constructor");
+    assert_eq!(seen["only"][1], "", "no member of the prototype is shown");
+    assert_eq!(seen["only"][25], r#"{"n":3}"#);
+}
+
+#[test]
 fn the_page_says_what_it_cannot_know_after_its_server_was_killed() {
     let folder = Folder::new();
     let address = free_address();

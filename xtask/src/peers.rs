@@ -89,7 +89,7 @@ fn node(folder: &Path) -> anyhow::Result<()> {
         ])
         .arg(&prefix)
         .args(NODE))
-    .context("Node 18 or newer with npm is needed (Debian: nodejs npm)")
+    .context("Node 20 or newer with npm is needed")
 }
 
 fn websocat(folder: &Path) -> anyhow::Result<()> {
