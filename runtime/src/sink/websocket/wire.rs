@@ -124,6 +124,8 @@ impl AsyncWrite for Tcp {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -140,9 +142,7 @@ mod tests {
         let mut tcp = Tcp::new(dialled);
         let block = vec![0; 1 << 20];
         let mut written = 0;
-        while let Ok(wrote) =
-            tokio::time::timeout(Duration::from_millis(100), tcp.write(&block)).await
-        {
+        while let Some(wrote) = tcp.write(&block).now_or_never() {
             written += wrote.unwrap() as u64;
         }
         let full = tcp.progress();
@@ -151,9 +151,13 @@ mod tests {
         let mut read = vec![0; written as usize];
         peer.read_exact(&mut read).await.unwrap();
         // The last acknowledgement may still be on its way.
-        while tcp.progress().held > 0 {
-            tokio::task::yield_now().await;
-        }
+        let gone = async {
+            while tcp.progress().held > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let gone = tokio::time::timeout(Duration::from_secs(60), gone).await;
+        assert!(gone.is_ok(), "{:?}", tcp.progress());
         assert_eq!(tcp.progress().left, written);
     }
 }
