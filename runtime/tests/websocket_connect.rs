@@ -100,7 +100,7 @@ async fn i7_headers_are_sent_and_never_shown() {
     let asked = tokio::spawn(answer_once(listener, "HTTP/1.1 403 Forbidden\r\n\r\n"));
     let config = json!({
         "url": format!("ws://{address}/in?token=hunter2"),
-        "headers": [{"Authorization": "Bearer hunter2"}, {"X-Tenant": "acme"}, {"X-Shard": 7}],
+        "headers": [{"Authorization": "Bearer hunter2"}, {"X-Tenant": "acme"}, {"X-Shard": "7"}],
         "subprotocols": ["a.v1", "b.v2"],
         "proxy": "none",
     });

@@ -144,7 +144,7 @@ impl Run {
         let (poisoned, poison) = mpsc::channel::<Poisoned>(1);
         let fresh = self.fresh;
         let context = SinkContext {
-        state_dir: std::path::PathBuf::new(),
+            state_dir: std::path::PathBuf::new(),
             pipeline: "test".into(),
             journal: Arc::clone(&journal),
             confirmed,

@@ -127,7 +127,12 @@ mod tests {
             envelope: false,
             frame_bytes_max: 1,
         };
-        let page = Page::new("\"><script>alert(1)</script>", "/v1/streams/x", &framing, true);
+        let page = Page::new(
+            "\"><script>alert(1)</script>",
+            "/v1/streams/x",
+            &framing,
+            true,
+        );
         let html = String::from_utf8(page.html.to_vec()).expect("text");
         assert!(!html.contains("<script>alert"));
         assert!(!html.contains("{{"));
