@@ -225,6 +225,10 @@ fn check_connect_names_the_layer_that_fails() {
         let address = line.split(',').next().expect("an address").to_owned();
         (receiver, address)
     };
+    // No query can hold a label of more than 63 characters, so nobody is asked.
+    let ended = connect(&format!("{}.invalid:9500", "a".repeat(64)));
+    assert_eq!(ended.code, Some(3));
+    assert!(ended.stdout.contains("failed dns"), "{}", ended.stdout);
     let ended = connect(&wirefall_tests::peers::free_address().to_string());
     assert_eq!(ended.code, Some(3));
     assert!(ended.stdout.contains("failed tcp"), "{}", ended.stdout);
@@ -237,4 +241,67 @@ fn check_connect_names_the_layer_that_fails() {
     let ended = connect(&address);
     assert_eq!(ended.code, Some(0), "{}", ended.stdout);
     assert!(ended.stdout.contains("ok     ping"), "{}", ended.stdout);
+}
+
+/// For a machine: an object a finding, an object for what is right, and an object where nothing was run.
+#[test]
+fn json_is_an_object_a_line() {
+    let folder = Folder::new();
+    let objects = |text: &str| -> Vec<serde_json::Value> {
+        let lines = text.lines().map(serde_json::from_str);
+        lines
+            .map(|line| line.unwrap_or_else(|error| panic!("{error}: {text}")))
+            .collect()
+    };
+    let wrong = folder.write(
+        "wrong.yaml",
+        "service: { pipeline_id: test, batch_sise: 5 }\nsource: { driver: stdni }\n\
+         sink: { driver: stdout }\n",
+    );
+    let ended = wirefall(["--json".as_ref(), "check".as_ref(), wrong.as_os_str()]).wait();
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(2), ""));
+    let found = objects(&ended.stdout);
+    assert_eq!(found.len(), 2, "{}", ended.stdout);
+    for (one, line) in found.iter().zip([1, 2]) {
+        assert_eq!(
+            (&one["severity"], &one["line"]),
+            (&"error".into(), &line.into())
+        );
+        assert!(
+            one["message"].is_string() && one["column"].is_u64(),
+            "{one}"
+        );
+        assert!(
+            one["help"]
+                .as_str()
+                .is_some_and(|help| help.contains("did you mean")),
+            "{one}"
+        );
+    }
+    let right = folder.write(
+        "right.yaml",
+        "service: { pipeline_id: test }\nsource: { driver: file, config: { path: none } }\n\
+         sink: { driver: stdout }\n",
+    );
+    let ended = wirefall(["--json".as_ref(), "check".as_ref(), right.as_os_str()]).wait();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(objects(&ended.stdout)[0]["pipeline"], "test");
+    let none = folder.path("none.wasm");
+    let none = none.as_os_str();
+    for (verb, path) in [
+        ("run", right.as_os_str()),
+        ("inspect", none),
+        ("build", none),
+        ("test", none),
+    ] {
+        let ended = wirefall(["--json".as_ref(), verb.as_ref(), path]).wait();
+        assert!(
+            ended.code.is_some_and(|code| code > 0),
+            "{verb}: {:?}",
+            ended.code
+        );
+        let told = objects(&ended.stderr);
+        let last = told.last().unwrap_or_else(|| panic!("{verb} says nothing"));
+        assert!(last["error"].is_string(), "{verb}: {last}");
+    }
 }

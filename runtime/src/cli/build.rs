@@ -30,7 +30,7 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     });
     let (artifact, description) = match built {
         Ok(built) => built,
-        Err(error) => return Ok(refuse(&error)),
+        Err(error) => return Ok(refuse(&error, globals)),
     };
     let id = &description.id;
     if globals.json {
@@ -71,8 +71,13 @@ pub(super) fn component(path: &Path) -> Result<PathBuf, PluginError> {
 }
 
 /// Prints why a plugin cannot be used; whose fault it is makes the exit code.
-pub(super) fn refuse(error: &PluginError) -> Exit {
-    say!("error: {error}");
+pub(super) fn refuse(error: &PluginError, globals: &Globals) -> Exit {
+    say_error!(globals, "{error}");
+    exit_of(error)
+}
+
+/// Whose fault it is that a plugin cannot be used.
+pub(super) fn exit_of(error: &PluginError) -> Exit {
     match error.kind {
         PluginErrorKind::Wrong => Exit::Wrong,
         PluginErrorKind::Environment => Exit::Environment,

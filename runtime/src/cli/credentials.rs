@@ -129,7 +129,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
                 .context("the secret could not be shown; make another one with `rotate`")?;
             Ok(Exit::Done)
         }
-        Err(error) => refuse(error),
+        Err(error) => refuse(error, globals),
     }
 }
 
@@ -159,10 +159,10 @@ fn store(pipeline: &Path, globals: &Globals) -> Result<Store, Exit> {
     }
 }
 
-fn refuse(error: StoreError) -> anyhow::Result<Exit> {
+fn refuse(error: StoreError, globals: &Globals) -> anyhow::Result<Exit> {
     match error {
         StoreError::Keyring(error @ (KeyringError::Unknown(_) | KeyringError::Full)) => {
-            say!("error: {error}");
+            say_error!(globals, "{error}");
             Ok(Exit::Wrong)
         }
         error => Err(error.into()),
@@ -173,7 +173,7 @@ fn revoke(store: &Store, id: &str, globals: &Globals) -> anyhow::Result<Exit> {
     match store.change(|ring| ring.revoke(id)) {
         Ok(()) if globals.json => tell!("{}", json!({ "revoked": id })),
         Ok(()) => tell!("revoked {id}: its sessions are closed within a second"),
-        Err(error) => return refuse(error),
+        Err(error) => return refuse(error, globals),
     }
     Ok(Exit::Done)
 }

@@ -25,7 +25,7 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     match described {
         Ok(description) if globals.json => tell!("{}", machine(&description)),
         Ok(description) => tell_part!("{}", person(&description)),
-        Err(error) => return Ok(refuse(&error)),
+        Err(error) => return Ok(refuse(&error, globals)),
     }
     Ok(Exit::Done)
 }

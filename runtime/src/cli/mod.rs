@@ -17,6 +17,13 @@ macro_rules! say {
     }};
 }
 
+/// Says an error on standard error: a line to the person, an object to the machine.
+macro_rules! say_error {
+    ($globals:expr, $($words:tt)*) => {
+        $globals.error(format_args!($($words)*))
+    };
+}
+
 /// Writes a line to standard output. Whoever reads it may leave (`| head`): the process ends then, for
 /// nobody wants the rest; anything else in its way is told, and ends the process as failed.
 macro_rules! tell {
@@ -105,6 +112,14 @@ pub enum Color {
 }
 
 impl Globals {
+    /// See `say_error!`.
+    fn error(&self, words: std::fmt::Arguments<'_>) {
+        match self.json {
+            true => say!("{}", serde_json::json!({ "error": words.to_string() })),
+            false => say!("error: {words}"),
+        }
+    }
+
     /// Whether to colour what goes to standard error.
     pub fn color_stderr(&self) -> bool {
         self.colored(std::io::stderr().is_terminal())
@@ -169,7 +184,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(exit) => exit.into(),
         Err(error) => {
-            say!("error: {error:#}");
+            say_error!(globals, "{error:#}");
             Exit::Failed.into()
         }
     }

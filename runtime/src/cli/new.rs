@@ -47,15 +47,16 @@ const FILES: &[(&str, &str)] = &[
 pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     let name = args.name.file_name().and_then(|name| name.to_str());
     let Some(name) = name.filter(|name| is_package_name(name)) else {
-        say!(
-            "error: {} is no name for a crate; write it like `my-formatter`: a letter, then letters, \
+        say_error!(
+            globals,
+            "{} is no name for a crate; write it like `my-formatter`: a letter, then letters, \
              digits, `-` and `_`, {NAME_BYTES_MAX} at most, and no word of Rust",
             args.name.display()
         );
         return Ok(Exit::Wrong);
     };
     if args.name.exists() {
-        say!("error: {} is there already", args.name.display());
+        say_error!(globals, "{} is there already", args.name.display());
         return Ok(Exit::Wrong);
     }
     let folder = std::path::absolute(&args.name).context("no current folder")?;

@@ -103,14 +103,14 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(receive(args, globals.json))
+    runtime.block_on(receive(args, globals))
 }
 
-async fn receive(args: Args, json: bool) -> anyhow::Result<Exit> {
+async fn receive(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     let receiver = match Receiver::bind(&args.address, options(&args)).await {
         Ok(receiver) => receiver,
         Err(error) => {
-            say!("error: cannot listen on {}: {error}", args.address);
+            say_error!(globals, "cannot listen on {}: {error}", args.address);
             return Ok(Exit::Environment);
         }
     };
@@ -122,10 +122,10 @@ async fn receive(args: Args, json: bool) -> anyhow::Result<Exit> {
     }
     tokio::spawn(stop_at_signal(stop.clone()));
     if args.count && !args.quiet {
-        tokio::spawn(show_counts(Arc::clone(&totals), json));
+        tokio::spawn(show_counts(Arc::clone(&totals), globals.json));
     }
     receiver.run(stop).await.context("receiving failed")?;
-    tell!("{}", summary(&totals, json));
+    tell!("{}", summary(&totals, globals.json));
     Ok(Exit::Done)
 }
 

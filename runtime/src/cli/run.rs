@@ -63,7 +63,7 @@ async fn carry(plan: Plan, args: &Args, globals: &Globals) -> anyhow::Result<Exi
     let pipeline = match built {
         Ok(pipeline) => pipeline,
         Err(error) => {
-            say!("error: {error}");
+            say_error!(globals, "{error}");
             return Ok(match exit_of(&error) {
                 Exit::Failed => Exit::Environment, // nothing has run yet
                 exit => exit,

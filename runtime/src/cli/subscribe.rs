@@ -113,7 +113,7 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
 async fn subscribe(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     let printer = match Printer::new(args, globals) {
         Ok(printer) => printer,
-        Err(error) => return Ok(refuse(&error, Exit::Wrong)),
+        Err(error) => return Ok(refuse(&error, globals, Exit::Wrong)),
     };
     let wanted = Wanted {
         from: args.from.clone(),
@@ -123,13 +123,13 @@ async fn subscribe(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     let place = printer.place().cloned();
     let mut subscription = match Subscription::new(&args.url, args.ca.clone(), wanted, place) {
         Ok(subscription) => subscription,
-        Err(error) => return Ok(refuse(&error, Exit::Wrong)),
+        Err(error) => return Ok(refuse(&error, globals, Exit::Wrong)),
     };
     let mut interrupted = std::pin::pin!(interrupted());
     if let Some(secret) = secret(args)?
         && let Err(error) = subscription.authorize(&secret)
     {
-        return Ok(refuse(&error, Exit::Wrong));
+        return Ok(refuse(&error, globals, Exit::Wrong));
     }
     loop {
         let connected = tokio::select! {
@@ -142,10 +142,11 @@ async fn subscribe(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
                 () = tokio::time::sleep(RETRY) => (),
                 () = &mut interrupted => return Ok(Exit::Done),
             },
-            Err(error) => return Ok(refuse(&error, Exit::Environment)),
+            Err(error) => return Ok(refuse(&error, globals, Exit::Environment)),
         }
     }
     let mut following = Following {
+        globals,
         subscription,
         printer,
         stream: String::new(),
@@ -160,7 +161,8 @@ async fn subscribe(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
 }
 
 /// A subscription that is printed.
-struct Following {
+struct Following<'a> {
+    globals: &'a Globals,
     subscription: Subscription,
     printer: Printer,
     /// The stream, as its server names it.
@@ -171,7 +173,7 @@ struct Following {
     greeted: bool,
 }
 
-impl Following {
+impl Following<'_> {
     /// Prints what comes until an end.
     async fn follow(
         &mut self,
@@ -226,7 +228,10 @@ impl Following {
             Event::Hello(hello) => {
                 if let Some(stream) = self.printer.stream().filter(|s| *s != hello.stream) {
                     let (stream, other) = (stream.to_owned(), hello.stream);
-                    say!("error: the file is of the stream `{stream}`, and this is `{other}`");
+                    say_error!(
+                        self.globals,
+                        "the file is of the stream `{stream}`, and this is `{other}`"
+                    );
                     return Ok(Some(Exit::Wrong));
                 }
                 if self.greeted {
@@ -252,7 +257,7 @@ impl Following {
             }
             Event::End => return Ok(Some(Exit::Done)),
             Event::Refused(words) => {
-                say!("error: {words}");
+                say_error!(self.globals, "{words}");
                 return Ok(Some(Exit::Failed));
             }
         }
@@ -273,8 +278,8 @@ impl Following {
     }
 }
 
-fn refuse(error: &dyn std::error::Error, exit: Exit) -> Exit {
-    say!("error: {error}");
+fn refuse(error: &dyn std::error::Error, globals: &Globals, exit: Exit) -> Exit {
+    say_error!(globals, "{error}");
     exit
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
 use wirefall_sdk::golden::{self, Frame, Run};
 
-use super::build::{component, refuse};
+use super::build::{component, exit_of, refuse};
 use super::{Exit, Globals};
 use crate::plugin::{Cache, ChainPlan, Host, Limits, OnError, PluginError, ProcessorPlan};
 use crate::record::{Batch, Column, Partition, Records};
@@ -43,8 +43,9 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     let folder = args.dir.join("tests/golden");
     let cases = golden::cases(&folder);
     if cases.is_empty() {
-        say!(
-            "error: no case in {}: put records into NAME.ndjson, its config into NAME.config.json, \
+        say_error!(
+            globals,
+            "no case in {}: put records into NAME.ndjson, its config into NAME.config.json, \
              and run `wirefall test --bless`",
             folder.display()
         );
@@ -56,15 +57,15 @@ pub(super) fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     });
     let (artifact, host) = match prepared {
         Ok(prepared) => prepared,
-        Err(error) => return Ok(refuse(&error)),
+        Err(error) => return Ok(refuse(&error, globals)),
     };
     let mut differing = 0;
     for case in &cases {
         let run = match run_case(&host, &artifact, &folder, case)? {
             Ok(run) => run,
             Err(error) => {
-                say!("{case}: cannot run");
-                return Ok(refuse(&error));
+                say_error!(globals, "{case} cannot run: {error}");
+                return Ok(exit_of(&error));
             }
         };
         let differences = compare(&folder, case, &run)?;
