@@ -38,10 +38,15 @@ fn golden_copy() -> tempfile::TempDir {
 fn inspect_shows_what_a_plugin_says_of_itself() {
     let component = component("hostile");
     let path = component.to_str().unwrap();
+    let bytes = fs::metadata(&component).unwrap().len();
     let shown = wirefall(&repository("."), &["inspect", path]);
     let shown = text(&shown.stdout);
     for line in [
         "name     hostile\n",
+        "version  0.1.0\n",
+        &format!("size     {:.1} ", bytes as f64 / 1024.0),
+        "imports  wirefall:plugin/log@0.1.0\n",
+        "config   {\n",
         "abi      wirefall:plugin/formatter@0.1.0\n",
         "columns  payloads, keys\n",
         "digest   sha256:",
@@ -52,6 +57,19 @@ fn inspect_shows_what_a_plugin_says_of_itself() {
     let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
     assert_eq!(shown["name"], "hostile");
     assert_eq!(shown["columns"], serde_json::json!(["payloads", "keys"]));
+    assert_eq!(shown["version"], "0.1.0");
+    assert_eq!(shown["size_bytes"], bytes);
+    let imports = shown["imports"].as_array().unwrap();
+    assert!(
+        imports
+            .iter()
+            .any(|import| import == "wirefall:plugin/log@0.1.0"),
+        "{imports:?}"
+    );
+    assert!(
+        shown["config_schema"]["properties"]["does"].is_object(),
+        "{shown}"
+    );
     assert_eq!(shown["config_schema"]["type"], "object");
 }
 
