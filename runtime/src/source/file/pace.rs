@@ -9,6 +9,10 @@ pub struct Pace {
     released: u64,
 }
 
+/// Slower and faster than any file is read; between them no sum below overflows.
+const RATE_MIN: f64 = 0.001;
+const RATE_MAX: f64 = 1e9;
+
 impl Pace {
     /// Longest time that is caught up with at once.
     const CATCH_UP: Duration = Duration::from_millis(200);
@@ -16,7 +20,7 @@ impl Pace {
     /// So many records a second from now on.
     pub fn new(rate: f64) -> Self {
         Self {
-            rate,
+            rate: rate.clamp(RATE_MIN, RATE_MAX),
             since: Instant::now(),
             released: 0,
         }
@@ -43,5 +47,18 @@ impl Pace {
     /// So many were given out.
     pub fn release(&mut self, records: usize) {
         self.released += records as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_rate_overflows() {
+        for rate in [1e300, f64::MAX, f64::INFINITY, 1e-300] {
+            let first = Pace::new(rate).wait().await;
+            assert!((1..1_000_000_000).contains(&first), "{rate}: {first}");
+        }
     }
 }
