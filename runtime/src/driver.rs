@@ -4,10 +4,13 @@
 //! lives in one file and is named in one table (`source::DRIVERS`, `sink::DRIVERS`, …).
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::pin::Pin;
 
-use schemars::Schema;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -90,6 +93,32 @@ impl Problem {
         self.help = Some(help.into());
         self
     }
+}
+
+/// The schema of a config with everything in place, no references: its parts can be taken out.
+pub fn inline_schema<T: JsonSchema>() -> Schema {
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>()
+}
+
+/// Refuses a quantity outside of `range`; the pointer's last part is what it is called.
+pub fn within<Q: PartialOrd + Display>(
+    pointer: &str,
+    found: Q,
+    range: RangeInclusive<Q>,
+    problems: &mut Vec<Problem>,
+) {
+    let name = pointer.rsplit('/').next().unwrap_or_default();
+    let (least, most) = range.into_inner();
+    let (bound, limit) = match &found {
+        found if *found < least => ("at least", &least),
+        found if *found > most => ("at most", &most),
+        _ => return,
+    };
+    let message = format!("`{name}` must be {bound} {limit}, not {found}");
+    let help = format!("write it from {least} to {most}");
+    problems.push(Problem::error(pointer, message).help(help));
 }
 
 /// Reads a config into its type; for the first lines of a driver's `check`.

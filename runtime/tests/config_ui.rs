@@ -66,7 +66,8 @@ fn plugins(path: &str) -> Result<PluginFacts, String> {
             "additionalProperties": false,
             "$defs": {"Key": {"type": "object", "properties": {"name": {"type": "string"}}, "additionalProperties": false}},
         }),
-        try_config: Arc::new(|config, _| match config["min_delay"].as_i64() {
+        try_config: Arc::new(|config, limits| match config["min_delay"].as_i64() {
+            _ if limits.memory_bytes < 1 << 20 => Err("it needs 1MiB of memory".to_owned()),
             Some(13) => Err("13 minutes are bad luck".to_owned()),
             _ => Ok(()),
         }),

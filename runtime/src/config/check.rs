@@ -4,29 +4,34 @@
 //! knows beside the text is given. The drivers' own schemas and checks do the drivers' part.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::driver::{Driver, Facts, Problem};
+use crate::driver::{Driver, Facts, Problem, within};
 use crate::failover;
 use crate::files;
 use crate::sink;
 use crate::sink::Reread;
 use crate::source;
 use crate::source::BatchLimits;
+use crate::units::ByteSize;
 
 use super::Plugins;
 use super::diagnostic::{Diagnostic, Severity};
 use super::expand::{Environment, Secrets, expand};
 use super::meant;
 use super::plan::{JournalPlan, Plan, Scaling, ServicePlan};
-use super::schema::{envelope, schema_of};
+use super::schema::{self, envelope, schema_of};
 use super::spec::{Kind, Node, Spec};
 use super::types::{Journal, SERVICE_IGNORED, Service, TOP_IGNORED};
 use super::words;
+
+/// What `service.batch_bytes` may be; a column of records counts its bytes with 32 bits.
+const BATCH_BYTES: RangeInclusive<ByteSize> = ByteSize(1 << 10)..=ByteSize(1 << 30);
 
 mod keys;
 mod processors;
@@ -211,11 +216,15 @@ impl Checker {
                     .help("use letters, digits, `-`, `_` and `.`, 64 at most, no `.` first"),
             );
         }
-        if service.batch_bytes.0 < 1024 {
-            self.problem(
-                "/service",
-                Problem::error("/batch_bytes", "`batch_bytes` must be at least 1KiB"),
-            );
+        let mut problems = Vec::new();
+        within(
+            "/batch_bytes",
+            service.batch_bytes,
+            BATCH_BYTES,
+            &mut problems,
+        );
+        for problem in problems {
+            self.problem("/service", problem);
         }
         let scaling = &service.scaling;
         if let Some(max) = scaling.max.filter(|max| *max < scaling.min) {
@@ -304,12 +313,12 @@ impl Checker {
         };
         let why = format!("means nothing to the {noun} `{name}`");
         self.ignore(&pointer, &mut config, driver.ignored_keys, &why);
-        let schema = (driver.schema)(Some(&config)).to_value();
+        let schema = schema::of(driver, Some(&config));
         if !self.validate(&pointer, &schema, &mut config) {
             return None;
         }
-        let all_forms = (driver.schema)(None).to_value();
-        if schema.get("properties").is_none()
+        let all_forms = schema::of(driver, None);
+        if schema.get("additionalProperties").is_none()
             && self.unknown_in_all_forms(&pointer, &all_forms, &config)
         {
             return None;
@@ -325,6 +334,7 @@ impl Checker {
                 .unwrap_or_default(),
             ..facts.clone()
         };
+        words::whole_numbers(&mut config);
         match (driver.check)(config, &facts) {
             Ok(plan) => Some((plan, driver)),
             Err(problems) => {
@@ -358,7 +368,9 @@ impl Checker {
         if !self.validate(pointer, &schema_of::<T>(), value) {
             return None;
         }
-        match serde_json::from_value(value.clone()) {
+        let mut whole = value.clone();
+        words::whole_numbers(&mut whole);
+        match serde_json::from_value(whole) {
             Ok(read) => Some(read),
             Err(error) => {
                 self.problem(pointer, Problem::error("", error.to_string()));
@@ -385,8 +397,9 @@ impl Checker {
             if let Some(map) = config.as_object_mut() {
                 map.retain(|key, _| !driver.ignored_keys.contains(&key.as_str()));
             }
-            let schema = (driver.schema)(Some(&config)).to_value();
+            let schema = schema::of(driver, Some(&config));
             words::coerce(&schema, &mut config, &|at| node.at(at));
+            words::whole_numbers(&mut config);
             Ok(config)
         })
     }

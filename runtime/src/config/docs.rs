@@ -238,7 +238,13 @@ fn value_words(root: &Value, schema: &Value) -> String {
             write!(words, " of {items}").expect("a string grows");
         }
     }
-    let bound = |key| schema.get(key).filter(|bound| bound.is_number());
+    // What only the type bounds is no bound to a reader.
+    let told = |bound: &&Value| {
+        bound
+            .as_f64()
+            .is_some_and(|bound| bound < f64::from(u32::MAX))
+    };
+    let bound = |key| schema.get(key).filter(told);
     match (bound("minimum"), bound("maximum")) {
         (Some(low), Some(high)) => write!(words, ", {low} to {high}"),
         (Some(low), None) if low.as_f64() != Some(0.0) => write!(words, ", {low} or more"),

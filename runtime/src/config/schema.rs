@@ -3,11 +3,10 @@
 //! Owns the shape around the drivers: the whole for editors (`wirefall schema`), and the envelope
 //! that `check` validates before it looks at each component. Names no driver.
 
-use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
-use crate::driver::Driver;
+use crate::driver::{Driver, inline_schema};
 use crate::failover;
 use crate::sink;
 use crate::source;
@@ -30,10 +29,17 @@ pub(super) fn entries<P>(drivers: &[&'static Driver<P>]) -> Vec<Entry> {
     let entry = |driver: &&'static Driver<P>| Entry {
         name: driver.name,
         about: driver.about,
-        schema: (driver.schema)(None).to_value(),
+        schema: of(driver, None),
         ignored_keys: driver.ignored_keys,
     };
     drivers.iter().map(entry).collect()
+}
+
+/// The schema of a driver's config; see [`Driver::schema`].
+pub(super) fn of<P>(driver: &Driver<P>, config: Option<&Value>) -> Value {
+    let mut schema = (driver.schema)(config).to_value();
+    bound_integers(&mut schema);
+    schema
 }
 
 /// Every component with its drivers, in the order of a file.
@@ -73,17 +79,42 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
 
 /// A type's schema with everything in place, no references.
 pub(super) fn schema_of<T: JsonSchema>() -> Value {
-    let settings =
-        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    let schema: Schema = settings.into_generator().into_root_schema_for::<T>();
-    schema.to_value()
+    let mut schema = inline_schema::<T>().to_value();
+    bound_integers(&mut schema);
+    schema
+}
+
+/// Gives whole numbers the bounds of their types, of which a derived schema has only the name.
+fn bound_integers(schema: &mut Value) {
+    let highest = match schema.get("format").and_then(Value::as_str) {
+        Some("uint8") => Some(u64::from(u8::MAX)),
+        Some("uint16") => Some(u64::from(u16::MAX)),
+        Some("uint32") => Some(u64::from(u32::MAX)),
+        Some("uint64" | "uint") => Some(u64::MAX),
+        _ => None,
+    };
+    match schema {
+        Value::Object(object) => {
+            if let Some(highest) = highest {
+                object.entry("maximum").or_insert_with(|| highest.into());
+            }
+            object.values_mut().for_each(bound_integers);
+        }
+        Value::Array(items) => items.iter_mut().for_each(bound_integers),
+        _ => {}
+    }
 }
 
 /// The file around its components: which keys there are, and that each component names a driver.
 pub(super) fn envelope() -> Value {
-    let component = |extra: &[&str]| {
+    let drivers = components();
+    let component = |name: &str, extra: &[&str]| {
+        let entries = drivers.iter().find(|(component, _)| *component == name);
+        let names = entries.into_iter().flat_map(|(_, entries)| entries);
+        let names: Vec<&str> = names.map(|entry| entry.name).collect();
+        let driver = json!({"type": "string", "minLength": 1, "description": names.join(", ")});
         let mut properties = Map::new();
-        properties.insert("driver".into(), json!({"type": "string", "minLength": 1}));
+        properties.insert("driver".into(), driver);
         properties.insert("config".into(), json!({"type": ["object", "null"]}));
         for key in extra {
             properties.insert((*key).to_owned(), Value::Bool(true));
@@ -99,10 +130,10 @@ pub(super) fn envelope() -> Value {
         "type": "object",
         "properties": {
             "service": {"description": "What concerns the whole pipeline, at least its `pipeline_id`"},
-            "source": described("Where records come from", component(&["stream_schema"])),
-            "processors": {"type": ["array", "null"], "items": component(&[])},
-            "sink": described("Where records go", component(&[])),
-            "failover": component(&[]),
+            "source": described("Where records come from", component("source", &["stream_schema"])),
+            "processors": {"type": ["array", "null"], "items": component("processors", &[])},
+            "sink": described("Where records go", component("sink", &[])),
+            "failover": component("failover", &[]),
             "journal": {},
         },
         "required": ["service", "source", "sink"],

@@ -4,11 +4,11 @@
 //! error as a person would. Knows JSON pointers only; `check` turns them into places in the YAML.
 
 use jsonschema::error::{TypeKind, ValidationError, ValidationErrorKind as Wrong};
-use serde_json::Value;
+use serde_json::{Map, Number, Value};
 
 use super::diagnostic::FINDINGS_MAX;
 use super::meant::{similar, with_known_unit, yes_or_no};
-use super::shape::{choices, first_sentence, parent, properties, type_names, type_words};
+use super::shape::{choices, first_sentence, follow, parent, properties, type_names, type_words};
 use super::spec::{Kind, Node, resolve};
 use crate::units::{AsWritten, ByteSize, Percent, Span};
 
@@ -99,6 +99,23 @@ pub(super) fn coerce<'n>(
     }
 }
 
+/// Whole numbers that are written as `10.0`, as whole numbers; for values that fit a schema of ours.
+pub(super) fn whole_numbers(value: &mut Value) {
+    /// Every whole number up to this is a float of its own.
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Object(map) => map.values_mut().for_each(whole_numbers),
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().filter(|float| float.abs() <= EXACT_MAX);
+            if let Some(float) = float.filter(|float| float.fract() == 0.0) {
+                *number = Number::from(float as i64);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// Where a value has the wrong type, and whether it is one that is taken as it is written.
 fn mistyped(schema: &Value, error: &ValidationError<'_>, found: &mut Vec<(String, bool)>) {
     match error.kind() {
@@ -164,7 +181,7 @@ impl Words<'_> {
                 let message = format!("{subject} lacks the key `{key}`");
                 self.push(pointer, At::Missing(key.to_owned()), message, help);
             }
-            Wrong::Type { kind } => self.mistyped(pointer, &types(kind)),
+            Wrong::Type { kind } => self.mistyped(pointer, schema, &types(kind)),
             Wrong::Enum { .. } | Wrong::Constant { .. } => {
                 self.choice(pointer, &choices(self.schema, schema).unwrap_or_default());
             }
@@ -172,12 +189,25 @@ impl Words<'_> {
             Wrong::OneOfNotValid { context } => {
                 self.alternatives(pointer, schema, "oneOf", context);
             }
-            Wrong::FalseSchema => self.push(
-                pointer,
-                At::Value,
-                format!("{subject} is not allowed here"),
-                None,
-            ),
+            // A map that may have no keys at all is refused as a whole.
+            Wrong::FalseSchema if self.value.pointer(pointer).is_some_and(Value::is_object) => {
+                let map = self.value.pointer(pointer).and_then(Value::as_object);
+                for key in map.into_iter().flat_map(Map::keys) {
+                    let message = format!("unknown key `{key}`");
+                    let help = Some(format!("{subject} has no keys"));
+                    self.push(pointer, At::Unknown(key.clone(), None), message, help);
+                }
+            }
+            Wrong::FalseSchema => {
+                let message = format!("{subject} is not allowed here");
+                self.push(pointer, At::Value, message, Some("remove it".to_owned()));
+            }
+            // A rule that brings words of its own.
+            Wrong::Not { .. } if schema.get("title").is_some() => {
+                let word = |key| schema.get(key).and_then(Value::as_str).map(str::to_owned);
+                let message = word("title").unwrap_or_default();
+                self.push(pointer, At::Value, message, word("description"));
+            }
             kind => {
                 let message = self.bound(pointer, &subject, kind);
                 self.push(pointer, At::Value, message, first_sentence(schema));
@@ -237,7 +267,7 @@ impl Words<'_> {
         self.push(pointer, At::Unknown(key.to_owned(), meant), message, help);
     }
 
-    fn mistyped(&mut self, pointer: &str, expected: &[&str]) {
+    fn mistyped(&mut self, pointer: &str, schema: &Value, expected: &[&str]) {
         let expected: Vec<&str> = expected
             .iter()
             .copied()
@@ -253,7 +283,8 @@ impl Words<'_> {
         let value = self.value.pointer(pointer).unwrap_or(&Value::Null);
         if value.is_null() {
             let message = format!("{subject} has no value; it must be {names}");
-            self.push(pointer, At::Value, message, None);
+            let help = self.about(pointer, schema, expected.contains(&"object"));
+            self.push(pointer, At::Value, message, help);
             return;
         }
         let text = value.as_str().unwrap_or_default();
@@ -276,10 +307,35 @@ impl Words<'_> {
             value if wants("array") && expected.len() == 1 && !value.is_object() => {
                 Some(format!("put it in brackets: [{}]", self.raw(pointer)))
             }
-            _ => None,
+            Value::Array(_) if !wants("object") => {
+                Some("write one value, without brackets".to_owned())
+            }
+            _ => self.about(pointer, schema, wants("object")),
         };
         let message = format!("{subject} must be {names}, not {}", self.found(pointer));
         self.push(pointer, At::Value, message, help);
+    }
+
+    /// What a value is for: the keys of a map, or what its schema says.
+    fn about(&self, pointer: &str, schema: &Value, map: bool) -> Option<String> {
+        let schema = follow(self.schema, schema);
+        if !map {
+            let about = first_sentence(schema)?;
+            return Some(match pointer.rsplit('/').next() {
+                Some(key) if key.parse::<usize>().is_err() => format!("`{key}`: {about}"),
+                _ => about,
+            });
+        }
+        let needed = schema.get("required").and_then(Value::as_array);
+        let needed = needed.into_iter().flatten().filter_map(Value::as_str);
+        let needed: Vec<&str> = needed.collect();
+        let known = properties(self.schema, schema).into_iter();
+        let known: Vec<String> = known.map(|(name, _)| name).collect();
+        Some(match (needed.is_empty(), known.is_empty()) {
+            (false, _) => format!("it has at least `{}`", needed.join("`, `")),
+            (true, false) => format!("known keys: {}", known.join(", ")),
+            (true, true) => "write `KEY: VALUE`, without quotes around both".to_owned(),
+        })
     }
 
     fn choice(&mut self, pointer: &str, choices: &[Value]) {
@@ -338,7 +394,7 @@ impl Words<'_> {
                 }
             }
         }
-        self.mistyped(pointer, &expected);
+        self.mistyped(pointer, schema, &expected);
     }
 
     /// Words for sizes, durations and percentages, whichever rule of theirs is broken.

@@ -31,6 +31,7 @@ pub static DRIVER: Driver<Box<dyn FailoverPlan>> = Driver {
 #[serde(deny_unknown_fields)]
 struct Config {
     /// The file that failed records are appended to, relative to the pipeline file.
+    #[schemars(length(min = 1))]
     path: String,
 }
 

@@ -34,6 +34,7 @@ pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
 #[serde(deny_unknown_fields)]
 struct Config {
     /// The file, relative to the pipeline file. Records are appended.
+    #[schemars(length(min = 1))]
     path: String,
     /// Once the file has so many bytes it is renamed to `NAME.000001.EXT` and so on, and a new one is
     /// begun. A record is never split. Unset: it grows without end.

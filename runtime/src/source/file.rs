@@ -14,10 +14,11 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::lines::LINE_MAX;
 use super::position_file::Trail;
 use super::{Committer, Forgetful, Source, SourceContext, SourceError, SourcePlan};
 use crate::checkpoint::Checkpoint;
-use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
+use crate::driver::{self, BoxFuture, Driver, Facts, Problem, within};
 use crate::files;
 use crate::record::Partition;
 use crate::units::ByteSize;
@@ -47,10 +48,11 @@ pub static DRIVER: Driver<Box<dyn SourcePlan>> = Driver {
 struct Config {
     /// A path or a glob, relative to the pipeline file. Files are read in the order of their names;
     /// `.gz` and `.zst` are unpacked. A file of exactly this name is that file, whatever is in its name.
+    #[schemars(length(min = 1))]
     path: String,
     /// Most records a second; unset: as fast as they go out.
     #[serde(default)]
-    #[schemars(range(min = 0.001))]
+    #[schemars(range(min = 0.001, max = 1_000_000_000))]
     rate: Option<f64>,
     /// Start again at the end: `true` for ever, or how many times the input is read in all.
     #[serde(default)]
@@ -127,6 +129,7 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
                 .help("a repeated file has no one place to go on from"),
         );
     }
+    within("/line_max", config.line_max, LINE_MAX, &mut problems);
     if !problems.is_empty() {
         return Err(problems);
     }

@@ -4,8 +4,14 @@
 //! the last one valid without a newline, none longer than `line_max` (I4). Invalid UTF-8 goes through;
 //! framing decides. Does no I/O. Used by `stdin` and `file`.
 
+use std::ops::RangeInclusive;
+
 use super::{BatchLimits, Oddities, SourceError};
 use crate::record::{Batch, Column, Partition, Records};
+use crate::units::ByteSize;
+
+/// What `line_max` may be; a column of records counts its bytes with 32 bits.
+pub const LINE_MAX: RangeInclusive<ByteSize> = ByteSize(1)..=ByteSize(1 << 30);
 
 /// Cuts one partition into batches. Positions are byte offsets.
 pub struct Lines {

@@ -15,12 +15,12 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::lines::Lines;
+use super::lines::{LINE_MAX, Lines};
 use super::{
     BatchLimits, Forgetful, Oddities, Reader, Source, SourceContext, SourceError, SourcePlan,
 };
 use crate::checkpoint::Checkpoint;
-use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
+use crate::driver::{self, BoxFuture, Driver, Facts, Problem, within};
 use crate::record::{Batch, Partition, Records};
 use crate::units::ByteSize;
 
@@ -69,7 +69,13 @@ impl Default for Config {
 }
 
 fn check(config: Value, _facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Problem>> {
-    Ok(Box::new(driver::read::<Config>(config)?))
+    let config: Config = driver::read(config)?;
+    let mut problems = Vec::new();
+    within("/line_max", config.line_max, LINE_MAX, &mut problems);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(Box::new(config))
 }
 
 impl SourcePlan for Config {

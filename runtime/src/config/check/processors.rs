@@ -1,5 +1,6 @@
 //! The processors' part of the check.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -8,8 +9,14 @@ use super::{Checker, is_warning};
 use crate::config::schema::WASM;
 use crate::config::types::Wasm;
 use crate::config::{PluginFacts, Plugins};
-use crate::driver::Problem;
+use crate::driver::{Problem, within};
 use crate::plugin::{Limits, OnError, PluginId, ProcessorPlan, Tolerance};
+use crate::units::ByteSize;
+
+/// What `limits.memory` may be: from one page to all that a guest can address.
+const MEMORY: RangeInclusive<ByteSize> = ByteSize(1 << 16)..=ByteSize(4 << 30);
+/// What `limits.output` may be; a column of records counts its bytes with 32 bits.
+const OUTPUT: RangeInclusive<ByteSize> = ByteSize(1)..=ByteSize(1 << 30);
 
 impl Checker {
     pub(super) fn processors(
@@ -76,7 +83,8 @@ impl Checker {
             && let Err(why) = (facts.try_config)(&own, &limits)
         {
             let message = format!("{} does not take this config: {why}", facts.id.name);
-            self.problem(&own_pointer, Problem::error("", message));
+            let help = format!("`wirefall inspect {plugin}` shows what it takes");
+            self.problem(&own_pointer, Problem::error("", message).help(help));
         }
         let wasm = wasm?;
         let on_error = match wasm.on_error {
@@ -145,28 +153,23 @@ impl Checker {
 
     /// Whether anything could run with these limits.
     fn limits(&mut self, pointer: &str, limits: &Limits) -> bool {
-        const WASM_PAGE_BYTES: u64 = 65536;
         let before = self.found.len();
-        if limits.memory_bytes < WASM_PAGE_BYTES {
-            self.problem(
-                pointer,
-                Problem::error(
-                    "/limits/memory",
-                    "`memory` must be at least 64KiB, one page",
-                ),
-            );
+        let mut problems = Vec::new();
+        let sizes = [
+            ("/limits/memory", limits.memory_bytes, MEMORY),
+            ("/limits/output", limits.output_bytes, OUTPUT),
+        ];
+        for (pointer, bytes, range) in sizes {
+            within(pointer, ByteSize(bytes), range, &mut problems);
+        }
+        for problem in problems {
+            self.problem(pointer, problem);
         }
         if limits.time.is_zero() {
             self.problem(
                 pointer,
                 Problem::error("/limits/time", "`time` must be more than 0")
                     .help("a call that may take no time always fails"),
-            );
-        }
-        if limits.output_bytes == 0 {
-            self.problem(
-                pointer,
-                Problem::error("/limits/output", "`output` must be more than 0"),
             );
         }
         self.found.len() == before

@@ -222,7 +222,7 @@ pub(super) struct ClientPlan {
 
 /// The schema of this form.
 pub(super) fn schema() -> schemars::Schema {
-    schemars::schema_for!(Config)
+    driver::inline_schema::<Config>()
 }
 
 /// Checks the client form.
@@ -231,7 +231,10 @@ pub(super) fn check(config: Value, facts: &Facts) -> Result<ClientPlan, Vec<Prob
     let mut problems = Vec::new();
     let address = Address::parse(config.url.reveal())
         .map(|address| address.written_as(facts.written.get("/url")))
-        .map_err(|wrong| problems.push(Problem::error("/url", wrong)));
+        .map_err(|wrong| {
+            let help = "write it like wss://host/path, or ws://host:port/path without TLS";
+            problems.push(Problem::error("/url", wrong).help(help));
+        });
     let headers = endpoint::headers(&config.headers, &mut problems);
     endpoint::subprotocols(&config.subprotocols, &mut problems);
     let (confirm, replies) = ack(&config.ack, &mut problems);
@@ -327,7 +330,8 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
     for (pointer, _) in at_least_one.iter().filter(|(_, value)| *value == 0) {
         let key = &pointer[1..].replace('/', ".");
         let message = format!("`{key}` must be at least 1");
-        problems.push(Problem::error(*pointer, message));
+        let help = "a bound lets something through; leave the key out for the default";
+        problems.push(Problem::error(*pointer, message).help(help));
     }
 }
 

@@ -4,7 +4,7 @@
 //! library. `session` is the one state machine of both; `client` and `server` are its shells.
 
 use schemars::{Schema, json_schema};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::driver::{Driver, Facts, Problem};
 use crate::sink::SinkPlan;
@@ -45,7 +45,7 @@ pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
 enum Form {
     Client,
     Server,
-    /// Neither key or both: `check` says so.
+    /// Neither key, as `check` says, or both, as the schema does.
     Unclear,
 }
 
@@ -61,19 +61,37 @@ fn schema(config: Option<&Value>) -> Schema {
     match config.map(form) {
         Some(Form::Client) => config::schema(),
         Some(Form::Server) => server::schema(),
-        Some(Form::Unclear) => json_schema!({ "type": "object" }),
+        Some(Form::Unclear) => unclear(config.is_some_and(|config| config.get("url").is_some())),
         None => json_schema!({ "anyOf": [config::schema(), server::schema()] }),
     }
+}
+
+/// Where it cannot be told which form is meant, what is wrong beside that is told all the same.
+fn unclear(both: bool) -> Schema {
+    let mut properties = Map::new();
+    for form in [server::schema(), config::schema()] {
+        let mut form = form.to_value();
+        if let Some(Value::Object(keys)) = form.get_mut("properties").map(Value::take) {
+            properties.extend(keys);
+        }
+    }
+    if !both {
+        return json_schema!({ "type": "object", "properties": properties });
+    }
+    let one_of_them = json!({
+        "not": {},
+        "title": "`url` and `listen` exclude each other",
+        "description": "keep `url` to push to a server, or `listen` to publish to subscribers",
+    });
+    properties.insert("listen".to_owned(), one_of_them);
+    // Without the one that is refused it is no config either: `check` is not asked.
+    json_schema!({ "type": "object", "properties": properties, "required": ["url", "listen"] })
 }
 
 fn check(config: Value, facts: &Facts) -> Result<Box<dyn SinkPlan>, Vec<Problem>> {
     match form(&config) {
         Form::Client => Ok(Box::new(config::check(config, facts)?)),
         Form::Server => server::check(config, facts),
-        Form::Unclear if config.get("url").is_some() => Err(vec![
-            Problem::error("/listen", "`url` and `listen` exclude each other")
-                .help("keep `url` to push to a server, or `listen` to publish to subscribers"),
-        ]),
         Form::Unclear => Err(vec![
             Problem::error("", "the websocket sink needs `url` or `listen`")
                 .help("`url: wss://host/path` pushes, `listen: 127.0.0.1:9400` publishes"),

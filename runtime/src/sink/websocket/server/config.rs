@@ -14,7 +14,7 @@ use super::http::Hosts;
 use super::lag::OnLag;
 use super::tls::TlsPlan;
 use super::{AtEnd, Plan, Timing, page};
-use crate::driver::{Facts, Problem, read};
+use crate::driver::{Facts, Problem, inline_schema, read};
 use crate::sink::SinkPlan;
 use crate::sink::websocket::framing_keys::{self, Batch, Format, Frames, FramingKeys};
 use crate::units::{ByteSize, Span};
@@ -136,7 +136,7 @@ mod defaults {
 
 /// The JSON Schema of the server form.
 pub fn schema() -> Schema {
-    schemars::schema_for!(Config)
+    inline_schema::<Config>()
 }
 
 /// Turns a config that fits the schema into a server, or says what is wrong.

@@ -99,10 +99,8 @@ impl OnLag {
                 let help = "1 to 64 of the characters A-Z a-z 0-9 . - _";
                 problems.push(Problem::error(pointer(), message).help(help));
             } else if block.block[..index].contains(name) {
-                problems.push(Problem::error(
-                    pointer(),
-                    format!("`{name}` is listed twice"),
-                ));
+                let message = format!("`{name}` is listed twice");
+                problems.push(Problem::error(pointer(), message).help("keep one of them"));
             }
         }
         if block.deadline.0.is_zero() {
