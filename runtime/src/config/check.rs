@@ -25,10 +25,10 @@ use super::diagnostic::{Diagnostic, Severity};
 use super::expand::{Environment, Secrets, expand};
 use super::meant;
 use super::plan::{JournalPlan, Plan, Scaling, ServicePlan};
+use super::scalars;
 use super::schema::{self, envelope, schema_of};
 use super::spec::{Kind, Node, Spec};
 use super::types::{Journal, SERVICE_IGNORED, Service, TOP_IGNORED};
-use super::words;
 
 /// What `service.batch_bytes` may be; a column of records counts its bytes with 32 bits.
 const BATCH_BYTES: RangeInclusive<ByteSize> = ByteSize(1 << 10)..=ByteSize(1 << 30);
@@ -334,7 +334,7 @@ impl Checker {
                 .unwrap_or_default(),
             ..facts.clone()
         };
-        words::whole_numbers(&mut config);
+        scalars::whole_numbers(&mut config);
         match (driver.check)(config, &facts) {
             Ok(plan) => Some((plan, driver)),
             Err(problems) => {
@@ -369,7 +369,7 @@ impl Checker {
             return None;
         }
         let mut whole = value.clone();
-        words::whole_numbers(&mut whole);
+        scalars::whole_numbers(&mut whole);
         match serde_json::from_value(whole) {
             Ok(read) => Some(read),
             Err(error) => {
@@ -398,8 +398,8 @@ impl Checker {
                 map.retain(|key, _| !driver.ignored_keys.contains(&key.as_str()));
             }
             let schema = schema::of(driver, Some(&config));
-            words::coerce(&schema, &mut config, &|at| node.at(at));
-            words::whole_numbers(&mut config);
+            scalars::coerce(&schema, &mut config, &|at| node.at(at));
+            scalars::whole_numbers(&mut config);
             Ok(config)
         })
     }

@@ -16,6 +16,7 @@ mod docs;
 mod expand;
 mod meant;
 pub mod plan;
+mod scalars;
 mod schema;
 mod shape;
 mod spec;

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::Checker;
 use crate::config::diagnostic::{FINDINGS_MAX, Severity};
+use crate::config::scalars;
 use crate::config::spec::{Kind, Located, Node, Place};
 use crate::config::words::{self, At, Finding};
 use crate::driver::Problem;
@@ -20,7 +21,7 @@ impl Checker {
             plain: None,
         };
         let part = if part.whole { part.node.clone() } else { empty };
-        words::coerce(schema, value, &|at| part.at(at));
+        scalars::coerce(schema, value, &|at| part.at(at));
         let shown = |at: &str| {
             let located = part.locate(at);
             located
