@@ -1,0 +1,325 @@
+//! Credentials as an operator has them, and a search for secrets wherever they may not be (I7).
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use wirefall_tests::peers::certificate;
+use wirefall_tests::process::command;
+use wirefall_tests::workspace::root;
+use wirefall_tests::{Folder, Process, Signal, pipelines, wait_until, wirefall};
+
+/// What nobody may find. Not one that could come about by chance.
+const WRONG: &str = "wf_wrongwrongwrongwrongwrongwrongwrongwrongwro";
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+/// Makes a credential; what is told of it.
+fn create(pipeline: &Path, scope: &str) -> Value {
+    let arguments = [
+        "credentials",
+        "create",
+        text(pipeline),
+        "--scope",
+        scope,
+        "--json",
+    ];
+    let ended = wirefall(arguments).wait().expect(0);
+    serde_json::from_str(&ended.stdout).expect("JSON")
+}
+
+fn word(told: &Value, key: &str) -> String {
+    told[key].as_str().expect("a text").to_owned()
+}
+
+/// Starts a run with all that it can log, and returns it with the address of its stream.
+fn run(pipeline: &Path) -> (Process, String) {
+    let mut run = wirefall(["run", "--log", "trace", text(pipeline)]);
+    let url = run.wait_for_line("stream  ");
+    (run, url)
+}
+
+/// `HOST:PORT` and path of an address.
+fn parts(url: &str) -> (&str, &str) {
+    let rest = url.split_once("://").expect("an address").1;
+    let slash = rest.find('/').expect("a path");
+    rest.split_at(slash)
+}
+
+/// What a request is answered, however it is answered. With a body or after an upgrade: what there is.
+fn ask(url: &str, request_line: &str, headers: &str) -> String {
+    let (host, _) = parts(url);
+    let mut stream = TcpStream::connect(host).expect("a port");
+    let request = format!("{request_line} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    stream
+        .set_read_timeout(Some(wirefall_tests::PATIENCE))
+        .expect("a socket");
+    let mut answer = Vec::new();
+    // A Close comes after the upgrade, and then the end; what is broken off has come so far.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+const UPGRADE: &str = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+     Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+
+/// The arguments of every process of this machine.
+fn arguments_of_all() -> String {
+    let processes = std::fs::read_dir("/proc").expect("a system with /proc");
+    let arguments = processes.filter_map(|entry| {
+        let bytes = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&bytes).replace('\0', " "))
+    });
+    arguments.collect::<Vec<_>>().join("\n")
+}
+
+/// Every file below a folder, as text.
+fn files_below(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        match path.is_dir() {
+            true => found.extend(files_below(&path)),
+            false => {
+                let bytes = std::fs::read(&path).expect("a file");
+                found.push((path, String::from_utf8_lossy(&bytes).into_owned()));
+            }
+        }
+    }
+    found
+}
+
+fn subscribe(url: &str, more: &[&str], secret: &str) -> Process {
+    let mut subscribe = command(["subscribe", url].iter().chain(more));
+    Process::start(subscribe.env("WIREFALL_SECRET", secret))
+}
+
+#[test]
+fn i7_a_secret_is_nowhere_but_where_it_was_shown() {
+    let folder = Folder::new();
+    let pipeline = pipelines::publish(&folder, &["auth: required"]);
+    let told = create(&pipeline, "subscribe,operate");
+    let secret = word(&told, "secret");
+    let kept = folder.write("secret", &secret);
+    let (mut run, url) = run(&pipeline);
+    let (_, path) = parts(&url);
+    let mut answers = String::new();
+    for shown in [secret.as_str(), WRONG] {
+        for (request, headers) in [
+            (format!("GET {path}?token={shown}"), UPGRADE.to_owned()),
+            (format!("GET {path}/{shown}"), String::new()),
+            (
+                format!("GET /{shown}"),
+                "Origin: https://evil.example\r\n".to_owned(),
+            ),
+            (
+                format!("GET {path}"),
+                format!("{UPGRADE}Authorization: {shown}\r\n"),
+            ),
+            (
+                format!("POST {path}/tickets"),
+                format!("Authorization: Bearer {shown}x\r\n"),
+            ),
+            (
+                format!("GET {path}"),
+                format!(
+                    "{UPGRADE}Sec-WebSocket-Protocol: wirefall.v1, wirefall.ticket.{shown}\r\n"
+                ),
+            ),
+            (
+                format!("GET {path}"),
+                format!("{UPGRADE}Sec-WebSocket-Protocol: wirefall.secret.{shown}x\r\n"),
+            ),
+            (
+                "GET /metrics".to_owned(),
+                format!("Via: 1.1 a\r\nAuthorization: Bearer {shown}\r\n"),
+            ),
+            (
+                "GET /".to_owned(),
+                format!("Authorization: Bearer {shown}\r\n"),
+            ),
+        ] {
+            answers.push_str(&ask(&url, &request, &headers));
+        }
+    }
+    let ticket = ask(
+        &url,
+        &format!("POST {path}/tickets"),
+        &format!("Authorization: Bearer {secret}\r\n"),
+    );
+    let body = ticket.split("\r\n\r\n").nth(1).expect("a body");
+    let ticket = word(&serde_json::from_str(body).expect("JSON"), "ticket");
+    // Used, in a session that ends by itself; then used again.
+    let once = format!(
+        "{UPGRADE}Sec-WebSocket-Protocol: wirefall.v1, wirefall.ticket.{ticket}\r\nOrigin: http://{}\r\n",
+        parts(&url).0
+    );
+    let again = {
+        let (host, _) = parts(&url);
+        let mut stream = TcpStream::connect(host).expect("a port");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{once}\r\n");
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 101");
+        ask(&url, &format!("GET {path}"), &once)
+    };
+    assert!(again.contains("the ticket was used before"), "{again}");
+    let mut good = [
+        subscribe(&url, &["--limit", "1"], &secret),
+        subscribe(&url, &["--limit", "1", "--secret-file", text(&kept)], WRONG),
+    ];
+    wait_until("a record", || {
+        assert!(run.write(b"{}\n"));
+        good.iter_mut().all(|one| !one.is_running())
+    });
+    let arguments = arguments_of_all();
+    assert!(arguments.contains(text(&pipeline)), "the run is among them");
+    let mut said = answers + &again + &arguments;
+    for one in good {
+        said.push_str(&one.wait().expect(0).stderr);
+    }
+    said.push_str(&subscribe(&url, &[], WRONG).wait().expect(3).stderr);
+    said.push_str(&ask(&url, "GET /metrics", ""));
+    let list = wirefall(["credentials", "list", text(&pipeline)])
+        .wait()
+        .expect(0);
+    said.push_str(&(list.stdout + &list.stderr));
+    run.signal(Signal::Terminate);
+    let ended = run.wait().expect(0);
+    said.push_str(&(ended.stdout + &ended.stderr));
+    for (path, content) in files_below(&folder.path("state")) {
+        said.push_str(&format!("{}\n{content}\n", path.display()));
+    }
+    assert!(said.contains("not let in: "), "failures are logged");
+    for hidden in [secret.as_str(), WRONG, &ticket] {
+        let line = said.lines().find(|line| line.contains(hidden));
+        assert_eq!(line, None);
+    }
+}
+
+#[test]
+fn i7_the_secret_of_a_first_run_goes_to_a_file_where_nobody_looks_at_a_terminal() {
+    let folder = Folder::new();
+    let pipeline = pipelines::publish(&folder, &["auth: required"]);
+    let (mut first, url) = run(&pipeline);
+    let path = folder.path("state/test/first-secret.json");
+    let mode = std::fs::metadata(&path)
+        .expect("a file")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let told: Value =
+        serde_json::from_str(&folder.read("state/test/first-secret.json")).expect("JSON");
+    let secret = word(&told, "secret");
+    let by_guid = url.replace("/test", &format!("/{}", word(&told, "stream")));
+    let mut reader = subscribe(&by_guid, &["--limit", "1"], &secret);
+    wait_until("a record", || {
+        assert!(first.write(b"{}\n"));
+        !reader.is_running()
+    });
+    reader.wait().expect(0);
+    first.signal(Signal::Terminate);
+    let ended = first.wait().expect(0);
+    assert!(ended.stderr.contains(text(&path)), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(&secret), "{}", ended.stderr);
+    std::fs::remove_file(&path).expect("moved to where secrets are kept");
+    let (second, _) = run(&pipeline);
+    second.signal(Signal::Terminate);
+    second.wait().expect(0);
+    assert!(!path.exists(), "only a first run makes one");
+}
+
+#[test]
+fn a_rotation_ends_the_sessions_of_the_old_secret_after_its_grace() {
+    let folder = Folder::new();
+    let tls = format!(
+        "tls: {{ cert: {}, key: {} }}",
+        certificate().display(),
+        root().join("tests/peers/localhost.key").display()
+    );
+    let pipeline = pipelines::publish(&folder, &["auth: required", &tls]);
+    let told = create(&pipeline, "subscribe");
+    let (mut run, url) = run(&pipeline);
+    assert!(url.starts_with("wss://"), "{url}");
+    let ca = certificate();
+    let trust = ["--ca", text(&ca)];
+    let old = subscribe(&url, &trust, &word(&told, "secret"));
+    wait_until("a record", || {
+        assert!(run.write(b"{}\n"));
+        !old.stdout().is_empty()
+    });
+    let id = word(&told, "id");
+    let rotate = [
+        "credentials",
+        "rotate",
+        text(&pipeline),
+        &id,
+        "--grace",
+        "1s",
+        "--json",
+    ];
+    let rotated = wirefall(rotate).wait().expect(0);
+    let rotated: Value = serde_json::from_str(&rotated.stdout).expect("JSON");
+    assert_eq!(rotated["secrets"], 2);
+    let ended = old.wait().expect(1);
+    assert!(ended.stderr.contains("4401"), "{}", ended.stderr);
+    subscribe(&url, &trust, &word(&told, "secret"))
+        .wait()
+        .expect(3);
+    let new = subscribe(&url, &trust, &word(&rotated, "secret"));
+    wait_until("a record by the new secret", || {
+        assert!(run.write(b"{}\n"));
+        !new.stdout().is_empty()
+    });
+    wirefall(["credentials", "revoke", text(&pipeline), &id])
+        .wait()
+        .expect(0);
+    let ended = new.wait().expect(1);
+    assert!(
+        ended.stderr.contains("the credential was revoked"),
+        "{}",
+        ended.stderr
+    );
+    run.signal(Signal::Terminate);
+    run.wait().expect(0);
+}
+
+/// Who rotates has neither the pipeline's other secrets nor its plugins.
+#[test]
+fn the_verbs_need_nothing_of_a_pipeline_but_its_service() {
+    let folder = Folder::new();
+    let pipeline = folder.write(
+        "pipeline.yaml",
+        "service: { pipeline_id: test, state: state }\n\
+         source: { driver: file, config: { path: \"${NOT_SET}\" } }\n\
+         processors: [{ driver: wasm, config: { plugin: ./nowhere } }]\n\
+         sink: { driver: websocket, config: { listen: 127.0.0.1:0 } }\n",
+    );
+    let told = create(&pipeline, "ingest");
+    let id = word(&told, "id");
+    let list = wirefall(["credentials", "list", text(&pipeline), "--json"])
+        .wait()
+        .expect(0);
+    let listed: Value = serde_json::from_str(&list.stdout).expect("one line");
+    assert_eq!(
+        (&listed["id"], &listed["scopes"][0]),
+        (&told["id"], &"ingest".into())
+    );
+    for (arguments, code) in [
+        (vec!["revoke", text(&pipeline), "nobody"], 2),
+        (vec!["rotate", text(&pipeline), "nobody"], 2),
+        (vec!["create", text(&pipeline), "--scope", "everything"], 2),
+        (vec!["list", "nowhere.yaml"], 2),
+        (vec!["revoke", text(&pipeline), &id], 0),
+        (vec!["revoke", text(&pipeline), &id], 2),
+    ] {
+        let verb = ["credentials"].into_iter().chain(arguments);
+        wirefall(verb).wait().expect(code);
+    }
+}
