@@ -39,6 +39,7 @@ mod subscriber;
 mod tests;
 mod tls;
 mod v1;
+mod visitors;
 mod wire;
 
 pub use config::{check, schema};
@@ -374,19 +375,15 @@ async fn closed(hub: &Hub) {
 
 async fn accept(listener: &TcpListener, hub: &Arc<Hub>) {
     let places = hub.plan.subscribers_max.get() as usize + VISITORS_MAX;
-    let places = Arc::new(Semaphore::new(places));
+    let mut visitors = visitors::Visitors::new(places);
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => match Arc::clone(&places).try_acquire_owned() {
-                Ok(place) => {
-                    let hub = Arc::clone(hub);
-                    tokio::spawn(async move {
-                        serve(stream, peer, &hub).await;
-                        drop(place);
-                    });
-                }
-                Err(_) => tracing::debug!(%peer, "turned away: too many connections"),
-            },
+            Ok((stream, peer)) => {
+                let hub = Arc::clone(hub);
+                visitors
+                    .admit(async move { serve(stream, peer, &hub).await })
+                    .await;
+            }
             Err(error) => {
                 tracing::warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -225,11 +225,7 @@ fn subscribe(hub: &Arc<Hub>, peer: SocketAddr, request: &mut Parts) -> Result<An
         _ => Spoken::Plain(hub.context.journal.marks().borrow().durable),
     };
     let upgrade = request.extensions.remove::<OnUpgrade>();
-    let Some(upgrade) = upgrade else {
-        unreachable!(
-            "hyper gives every request of HTTP/1.1 an upgrade, and `handshake` takes no other"
-        );
-    };
+    let upgrade = upgrade.expect("hyper gives it to every request that `handshake` takes");
     let upgraded = {
         let hub = Arc::clone(hub);
         async move {
@@ -285,10 +281,13 @@ fn handshake(request: &Parts) -> Result<String, Box<Answer>> {
         return Err(answer.into());
     }
     match headers.get(header::SEC_WEBSOCKET_KEY) {
-        Some(key) if request.method == Method::GET => Ok(derive_accept_key(key.as_bytes())),
+        // HTTP/1.0 knows no upgrade.
+        Some(key) if request.method == Method::GET && request.version == Version::HTTP_11 => {
+            Ok(derive_accept_key(key.as_bytes()))
+        }
         _ => Err(Box::new(text(
             StatusCode::BAD_REQUEST,
-            "a WebSocket handshake is a GET with Sec-WebSocket-Key",
+            "a WebSocket handshake is a GET of HTTP/1.1 with Sec-WebSocket-Key",
         ))),
     }
 }

@@ -435,6 +435,33 @@ async fn i4_a_silent_connection_is_dropped() {
 }
 
 #[tokio::test]
+async fn i4_connections_that_say_nothing_keep_nobody_out() {
+    let running = Running::start(json!({ "subscribers_max": 1 }), 1 << 20).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 * (VISITORS_MAX + 1) {
+        let mut stream = TcpStream::connect(running.address).await.expect("a port");
+        stream.write_all(b"GET / HT").await.expect("sent");
+        silent.push(stream);
+    }
+    running.subscribe().await;
+    assert!(get(running.address, "/readyz").await.contains("200 OK"));
+}
+
+#[tokio::test]
+async fn a_handshake_of_http_1_0_is_told_so() {
+    let running = Running::start(json!({}), 1 << 20).await;
+    let mut stream = TcpStream::connect(running.address).await.expect("a port");
+    let request = "GET /v1/streams/flights HTTP/1.0\r\nHost: localhost\r\nConnection: upgrade\r\n\
+         Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    soon("an answer", stream.read_to_string(&mut answer))
+        .await
+        .expect("text");
+    assert!(answer.starts_with("HTTP/1.0 400"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_ping_in_the_middle_of_the_stream_is_answered_between_two_frames() {
     let mut running = Running::start(json!({}), 64 << 20).await;
     let mut client = running.subscribe().await;

@@ -49,7 +49,7 @@ pub(super) enum Presented {
     },
     /// A ticket.
     Ticket(Secret),
-    /// A credential in the address, where proxies, logs and histories keep it.
+    /// A credential in the address, where proxies, logs and histories keep it (I7).
     InQuery,
     /// An Authorization header of no kind that is known here.
     Unreadable,
