@@ -3,7 +3,7 @@
 // usage: page.js CHROMIUM page URL ROWS          waits for ROWS records, prints what is seen as JSON
 //        page.js CHROMIUM watch URL              prints what the page says, whenever it says something else
 //        page.js CHROMIUM busy URL               counts the frames that are drawn while records come
-//        page.js CHROMIUM refused URL            has the stream refuse whoever has no ticket
+//        page.js CHROMIUM secrets URL SECRET …   gives the page these secrets, of which the last is right
 //        page.js CHROMIUM foreign STREAM         serves a page of its own that dials STREAM
 //        page.js CHROMIUM app PORT URL OPTIONS   serves a page at PORT that subscribes to URL with the
 //            client of its server, and says how it fares; reads `sleep` and `wake` from its input
@@ -104,34 +104,24 @@ const verbs = {
     seen({ frames, records, rows, state: await page.locator("#state").textContent() });
   },
 
-  async refused(page, url) {
-    const offered = [];
-    await page.routeWebSocket(/streams/, socket => {
-      const protocols = socket.protocols?.() ?? [];
-      offered.push(protocols);
-      if (!protocols.some(name => name.startsWith("wirefall.ticket."))) return socket.close({ code: 4401, reason: "this stream needs a credential" });
-      const hello = { type: "hello", stream: "s", epoch: "e", head: "e.0", from: "e.0", resumed: true, lost: 0, data: "text", heartbeat_ms: 15000 };
-      socket.onMessage(() => { socket.send(Buffer.from(JSON.stringify(hello))); });
-    });
-    const asked = [];
-    await page.route("**/tickets", route => {
-      asked.push(route.request().headers().authorization);
-      const isRight = asked.at(-1) === "Bearer right";
-      return route.fulfill(isRight ? { json: { ticket: "t1" } } : { status: 401 });
-    });
-    await page.goto(url);
+  async secrets(page, url, ...secrets) {
     const states = [];
-    const answer = async (state, secret) => {
+    const see = async state => {
       await page.locator("#state", { hasText: state }).waitFor(patiently);
       states.push(await page.locator("#state").textContent());
-      if (!secret) return;
+    };
+    await page.goto(url);
+    await see("needed");
+    for (const secret of secrets) {
       await page.getByLabel("This stream needs a credential").fill(secret);
       await page.keyboard.press("Enter");
-    };
-    await answer("needs a credential", "wrong");
-    await answer("is wrong", "right");
-    await answer("live");
-    seen({ states, offered, asked });
+      await see(secret === secrets.at(-1) ? "live" : "refused");
+    }
+    await page.waitForFunction(() => document.querySelectorAll("#records tr").length > 0, null, patiently);
+    const stored = await page.evaluate(() => JSON.stringify([localStorage, sessionStorage, document.cookie, location.href]));
+    const field = await page.locator("#secret").inputValue();
+    const isKept = secrets.some(secret => (stored + field).includes(secret));
+    seen({ states, isKept });
   },
 
   async foreign(page, stream) {
@@ -150,7 +140,7 @@ const verbs = {
     const script = new URL("/v1/wirefall.js", url.replace(/^ws/, "http")).href;
     const html = `<!doctype html><title>app</title><link rel="icon" href="data:,"><script type="module">
       import { Wirefall } from ${JSON.stringify(script)};
-      const told = window.told = { state: "", next: null, wrong: [], gaps: [], errors: 0 };
+      const told = window.told = { state: "", next: null, wrong: [], gaps: [], errors: 0, error: null };
       new Wirefall(${JSON.stringify(url)}, {
         ...${options},
         onrecord: ({ data }) => {
@@ -160,7 +150,7 @@ const verbs = {
         },
         ongap: ({ lost }) => { told.gaps.push(lost); told.next = null; },
         onstate: ({ state }) => { told.state = state; },
-        onerror: () => { told.errors += 1; },
+        onerror: ({ code, message }) => { told.errors += 1; told.error = { code, message }; },
       });
     </script>`;
     const { url: own } = await serve(port, () => html);

@@ -1,7 +1,8 @@
 //! The page and the JavaScript client in a real Chromium.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use wirefall_tests::peers::{browser, free_address};
@@ -12,13 +13,16 @@ use wirefall_tests::{Folder, Process, Proxy, Signal, pipelines, wait_for, wait_u
 
 /// Starts `wirefall run` of what comes on its standard input, at this address.
 fn publish_at(folder: &Folder, address: SocketAddr, sink: &[&str]) -> Process {
-    let pipeline = pipelines::publish(folder, sink);
+    run(&write_pipeline(folder, address, sink))
+}
+
+fn write_pipeline(folder: &Folder, address: SocketAddr, sink: &[&str]) -> PathBuf {
+    pipelines::publish(folder, sink);
     let text = folder.read("pipeline.yaml");
     folder.write(
         "pipeline.yaml",
         text.replace("127.0.0.1:0", &address.to_string()),
-    );
-    run(&pipeline)
+    )
 }
 
 fn run(pipeline: &Path) -> Process {
@@ -153,27 +157,58 @@ fn the_page_says_what_it_cannot_know_after_its_server_was_killed() {
     assert!(gap.contains("cannot be known"), "{gap}");
 }
 
+/// A pipeline whose stream asks for credentials, and the secret of one that may subscribe.
+fn publish_to_holders(folder: &Folder, address: SocketAddr, sink: &[&str]) -> (Process, String) {
+    let sink = [&["auth: required"], sink].concat();
+    let pipeline = write_pipeline(folder, address, &sink);
+    let create = ["credentials", "create", "--json"].map(AsRef::<OsStr>::as_ref);
+    let made = wirefall(create.into_iter().chain([pipeline.as_os_str()])).wait();
+    let made = made.expect(0).stdout;
+    let made: Value = serde_json::from_str(&made).expect("JSON");
+    let secret = made["secret"].as_str().expect("a secret").to_owned();
+    (run(&pipeline), secret)
+}
+
 #[test]
-fn the_page_asks_for_the_credential_that_a_stream_refuses_it_without() {
+fn i7_the_page_asks_for_the_secret_and_keeps_it_nowhere() {
     let folder = Folder::new();
     let address = free_address();
-    let _run = publish_at(&folder, address, &[]);
-    let Some(browser) = browser(
-        "the_page_asks_for_the_credential",
-        &["refused", &page(address)],
-    ) else {
+    let (mut run, secret) = publish_to_holders(&folder, address, &[]);
+    write_records(&mut run, 0..3);
+    let test = "the_page_asks_for_the_secret";
+    let arguments = ["secrets", &page(address), "wrong", &secret];
+    let Some(browser) = browser(test, &arguments) else {
         return;
     };
     let seen = seen(browser);
-    assert_eq!(
-        seen["states"],
-        json!([
-            "refused: this stream needs a credential",
-            "refused: the secret is wrong",
-            "live"
-        ])
+    let states = seen["states"].as_array().expect("a list");
+    assert_eq!(states[0], "a credential is needed");
+    let refused = states[1].as_str().expect("text");
+    assert!(refused.starts_with("refused: "), "{refused}");
+    assert_eq!(states[2], "live");
+    assert_eq!(seen["isKept"], false);
+}
+
+#[test]
+fn a_wrong_ticket_is_told_to_a_page_of_ones_own() {
+    let folder = Folder::new();
+    let (address, own) = (free_address(), free_address());
+    let origins = format!("origins: [\"http://{own}\"]");
+    let (_run, _secret) = publish_to_holders(&folder, address, &[&origins]);
+    let (port, url) = (
+        own.port().to_string(),
+        format!("ws://{address}/v1/streams/test"),
     );
-    assert_eq!(seen["asked"], json!(["Bearer wrong", "Bearer right"]));
+    let arguments = ["app", &port, &url, r#"{ ticket: "wrong" }"#];
+    let Some(mut browser) = browser("a_wrong_ticket_is_told", &arguments) else {
+        return;
+    };
+    let told = told(&mut browser, "the refusal", |told| {
+        told["state"] == "failed"
+    });
+    assert_eq!(told["error"]["code"], 4401, "{told}");
+    let why = told["error"]["message"].as_str().expect("text");
+    assert!(why.contains("ticket"), "{why}");
 }
 
 #[test]
