@@ -64,12 +64,56 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("wasmtime", &["plugin/"]),
     ("wasmparser", &["plugin/"]),
     ("tokio_tungstenite", &["sink/websocket", "source/websocket"]),
+    ("rustls", &["sink/websocket"]),
+    ("tokio_rustls", &["sink/websocket"]),
     ("serde_yaml", &["config/"]),
+    ("jsonschema", &["config/"]),
+    ("strsim", &["config/"]),
     ("clap", &["cli/"]),
     ("anyhow", &["cli/"]),
+    ("indicatif", &["cli/"]),
     ("hyper", &["sink/websocket"]),
+    ("hyper_util", &["sink/websocket"]),
     ("glob", &["source/"]),
+    ("flate2", &["source/"]),
+    ("zstd", &["source/"]),
 ];
+
+/// What is given bytes, times and facts, and returns decisions: paths are prefixes relative to `src`.
+const PURE: &[&str] = &[
+    "ack.rs",
+    "checkpoint.rs",
+    "config/",
+    "sink/websocket/session",
+    "sink/websocket/protocol",
+];
+
+/// What reads a clock, the environment or a file, opens a socket, or waits.
+const IMPURE: &[&str] = &[
+    "Instant::now",
+    "SystemTime::now",
+    "std::env",
+    "std::fs",
+    "std::net",
+    "std::os",
+    "std::process",
+    "std::thread",
+    "tokio",
+    "File",
+    "OpenOptions",
+    "stdin",
+    "stdout",
+    "stderr",
+    "println",
+    "eprintln",
+];
+
+/// The kinds of drivers; each has a folder, and its table in that folder's `mod.rs`.
+const KINDS: [&str; 3] = ["source", "sink", "failover"];
+
+/// Who may name a driver beside its table: the verbs that are peers of the websocket sink use its client
+/// and its server.
+const NAMED: &[(&str, &str, &[&str])] = &[("sink", "websocket", &["cli/receive", "cli/subscribe"])];
 
 /// The table in `lib.rs` is the first that a reader sees of the library.
 #[test]
@@ -182,13 +226,42 @@ fn modules_depend_in_one_direction() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Whether `code` has `word`, and not as a part of another.
+fn has_word(code: &str, word: &str) -> bool {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(at, _)| {
+        !code[..at].ends_with(is_name) && !code[at + word.len()..].starts_with(is_name)
+    })
+}
+
+/// Whether `code` names a library: by a path into it, or by an import of it under whatever name.
+fn names_library(code: &str, library: &str) -> bool {
+    let imports = code.lines().map(str::trim_start).any(|line| {
+        let line = line.strip_prefix("pub ").unwrap_or(line);
+        let line = line
+            .strip_prefix("extern crate ")
+            .or(line.strip_prefix("use "));
+        line.is_some_and(|line| {
+            let line = line.trim_start_matches("::");
+            // A list of libraries at the start of an import would hide the others from this look.
+            assert!(
+                !line.starts_with('{'),
+                "one library a `use`, please: {line}"
+            );
+            line.strip_prefix(library)
+                .is_some_and(|rest| rest.starts_with([';', ' ']))
+        })
+    });
+    imports || !named_after(code, &format!("{library}::")).is_empty()
+}
+
 #[test]
 fn libraries_stay_where_they_belong() {
     let mut wrong = Vec::new();
     for Source { path, code } in sources() {
         for (library, places) in LIBRARIES {
-            let names = !named_after(&code, &format!("{library}::")).is_empty();
-            if names && !places.iter().any(|place| path.starts_with(place)) {
+            let belongs = places.iter().any(|place| path.starts_with(place));
+            if !belongs && names_library(&code, library) {
                 wrong.push(format!(
                     "{path}: names `{library}`, which belongs in {places:?}"
                 ));
@@ -198,23 +271,86 @@ fn libraries_stay_where_they_belong() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A driver is named in its own file and in its table, nowhere else outside the tests.
+#[test]
+fn a_library_is_seen_under_whatever_name() {
+    for (code, named) in [
+        ("let engine = wasmtime::Engine::default();", true),
+        ("use wasmtime::Engine;", true),
+        ("    use wasmtime as engine;", true),
+        ("pub use wasmtime;", true),
+        ("use ::wasmtime as engine;", true),
+        ("extern crate wasmtime as engine;", true),
+        ("use my_wasmtime::Engine;", false),
+        ("use wasmtime_wasi as wasi;", false),
+        ("let wasmtime = 48;", false),
+    ] {
+        assert_eq!(names_library(code, "wasmtime"), named, "{code}");
+    }
+}
+
+#[test]
+fn what_is_pure_names_no_clock_no_file_and_no_socket() {
+    let mut wrong = Vec::new();
+    let mut looked_at = 0;
+    for Source { path, code } in sources() {
+        if !PURE.iter().any(|place| path.starts_with(place)) || path.contains("/tests") {
+            continue;
+        }
+        looked_at += 1;
+        let named = IMPURE.iter().filter(|word| has_word(&code, word));
+        wrong.extend(named.map(|word| format!("{path}: names `{word}`")));
+    }
+    assert!(looked_at > 25, "the sources were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The drivers in the table of a kind.
+fn drivers<'a>(sources: &'a [Source], kind: &str) -> Vec<&'a str> {
+    let table = format!("{kind}/mod.rs");
+    let table = sources.iter().find(|source| source.path == table);
+    let (_, rest) = table
+        .and_then(|table| table.code.split_once("static DRIVERS"))
+        .unwrap_or_else(|| panic!("{kind} has a table of drivers"));
+    let (table, _) = rest.split_once(';').expect("a static ends");
+    let entries = table.split("::DRIVER").map(|before| {
+        let start = before.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        &before[start.map_or(0, |start| start + 1)..]
+    });
+    entries.filter(|name| !name.is_empty()).collect()
+}
+
+/// A driver is named in its own files and in its table, and nowhere else outside the tests: no path leads
+/// to it, and nobody asks whether a name is its name.
 #[test]
 fn drivers_are_named_only_in_their_tables() {
+    let sources = sources();
     let mut wrong = Vec::new();
-    for Source { path, code } in sources() {
-        for driver in ["stdin", "playground"] {
-            let own = path.starts_with("source/");
-            if !own && code.contains(&format!("{driver}::DRIVER")) {
-                wrong.push(format!("{path}: names the driver `{driver}`"));
-            }
-        }
-        if !path.starts_with("sink/") && !named_after(&code, "sink::websocket").is_empty() {
-            let verb = path.starts_with("cli/receive") || path.starts_with("cli/subscribe");
-            if !verb {
-                wrong.push(format!("{path}: names the websocket sink"));
+    let mut seen = 0;
+    for kind in KINDS {
+        for driver in drivers(&sources, kind) {
+            seen += 1;
+            let own = [format!("{kind}/{driver}.rs"), format!("{kind}/{driver}/")];
+            let named = NAMED.iter().filter(|(k, d, _)| (*k, *d) == (kind, driver));
+            let places: Vec<&str> = named.flat_map(|(_, _, places)| *places).copied().collect();
+            for Source { path, code } in &sources {
+                let may = own.iter().any(|own| path.starts_with(own))
+                    || path == &format!("{kind}/mod.rs")
+                    || places.iter().any(|place| path.starts_with(place));
+                let inside = path.starts_with(&format!("{kind}/"));
+                let paths = has_word(code, &format!("{kind}::{driver}"))
+                    || (inside && has_word(code, &format!("super::{driver}")));
+                let asks = [
+                    format!("== \"{driver}\""),
+                    format!("\"{driver}\" =="),
+                    format!("\"{driver}\" =>"),
+                    format!("\"{driver}\" |"),
+                ];
+                if !may && (paths || asks.iter().any(|asks| code.contains(asks))) {
+                    wrong.push(format!("{path}: names the {kind} `{driver}`"));
+                }
             }
         }
     }
+    assert!(seen >= 8, "the tables were found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
