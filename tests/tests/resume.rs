@@ -289,3 +289,27 @@ fn i4_a_thousand_that_take_nothing_cost_the_others_nothing() {
     assert!(!ended.stderr.contains("lost"), "{}", ended.stderr);
     assert_eq!(run.wait().expect(0).account("published"), RECORDS);
 }
+
+/// Records with one of the keys that were asked for come, and no others: here the formatter gives a key to
+/// the second copy of one record.
+#[test]
+fn only_records_with_a_key_that_was_asked_for_come() {
+    let folder = Folder::new();
+    let sink = ["listen: 127.0.0.1:0", "at_end: exit"].map(str::to_owned);
+    let processors = format!(
+        "processors:\n- driver: wasm\n  config:\n    plugin: {}\n    \
+           config: {{ does: twice, when: '\"n\":7,' }}\n",
+        pipelines::plugin("hostile").display()
+    );
+    let pipeline = pipelines::pipeline(&folder, "stdin", &[], &sink, &processors);
+    let mut run = wirefall(["run".as_ref(), pipeline.as_os_str()]);
+    let url = run.wait_for_line("stream  ");
+    let keys = ["--from", "earliest", "--key", "own", "--key", "other"];
+    let subscriber = subscribe(&folder, &url, &keys);
+    write(&mut run, 0..20);
+    wait_until("the record with the key", || !received(&folder).is_empty());
+    run.close_stdin();
+    run.wait().expect(0);
+    subscriber.wait().expect(0);
+    assert_eq!(received(&folder), [7]);
+}
