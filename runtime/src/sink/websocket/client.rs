@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
@@ -32,6 +33,8 @@ mod credentials;
 const FLUSH_BYTES: usize = 16 * 1024;
 /// Longest wait for Pongs that the kernel still holds when writing has failed.
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// Most that is read before a connection is given up, so that one who never stops talking can be (I4).
+const CATCH_UP_READS_MAX: u32 = 64;
 
 impl SinkPlan for ClientPlan {
     fn describe(&self) -> String {
@@ -146,6 +149,9 @@ impl Client {
         if let Some(line) = &mut self.line {
             let Leaving { moved, all } = line.leaving();
             self.session.leaving(now, moved, all);
+            if self.session.is_overdue(now) {
+                self.catch_up();
+            }
         }
         loop {
             let marks = *self.marks.borrow_and_update();
@@ -379,6 +385,17 @@ impl Client {
                 self.broken(&words::of_read(&error));
             }
             None => {}
+        }
+    }
+
+    /// Takes what the kernel has: a process that was held up finds the answers there.
+    fn catch_up(&mut self) {
+        for _ in 0..CATCH_UP_READS_MAX {
+            let Some(line) = &mut self.line else { return };
+            match line.heard().now_or_never() {
+                Some(Ok(())) => self.take_in(),
+                Some(Err(_)) | None => return,
+            }
         }
     }
 

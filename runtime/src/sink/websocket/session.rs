@@ -24,7 +24,8 @@
 //!
 //! `room` is how many bytes the shell's output buffer still takes; with 0 the session sends nothing
 //! and only minds its deadlines. After every write the shell calls [`Session::written`], and before
-//! every `next` it says by [`Session::leaving`] whether what was written moves; what the peer says comes in by [`Session::pong`], [`Session::replied`], [`Session::acknowledged`],
+//! every `next` it says by [`Session::leaving`] whether what was written moves, and where
+//! [`Session::is_overdue`] what has come and was not read yet; what the peer says comes in by [`Session::pong`], [`Session::replied`], [`Session::acknowledged`],
 //! [`Session::heard`]; an end that the shell sees (reset, end of file, Close) by [`Session::broken`].
 //!
 //! A subscriber that was accepted is the same session with [`Rules::accepted`]: it is `connected` once,

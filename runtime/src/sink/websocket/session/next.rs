@@ -71,7 +71,7 @@ impl Session {
             self.state = State::Probing { since, sent: true };
             return self.ping(now);
         }
-        let timeout = self.rules.confirm_timeout.min(PROBE_TIMEOUT_MAX);
+        let timeout = self.probe_timeout();
         if now >= since + timeout {
             return self.probe_unanswered(now);
         }
@@ -240,6 +240,20 @@ impl Session {
 
     fn awaits_confirmation(&self) -> bool {
         self.in_flight() > 0 && self.rules.confirm != Confirm::Written
+    }
+
+    /// Whether a deadline has passed, so that [`Session::next`] would give the connection up. A shell
+    /// first tells what has come meanwhile: one that was held up must not blame the peer.
+    pub fn is_overdue(&self, now: Duration) -> bool {
+        match self.state {
+            State::Open => self.expired(now).is_some(),
+            State::Probing { since, .. } => now >= since + self.probe_timeout(),
+            _ => false,
+        }
+    }
+
+    fn probe_timeout(&self) -> Duration {
+        self.rules.confirm_timeout.min(PROBE_TIMEOUT_MAX)
     }
 
     /// The deadline that has passed, if one has.
