@@ -15,7 +15,7 @@ use crate::record::Partition;
 pub const RANGES_MAX: usize = 4096;
 
 /// The settled part of each partition.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     partitions: BTreeMap<Partition, Settled>,
 }

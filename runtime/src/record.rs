@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// A variable-length column: all values end to end, and where each ends (exclusive).
 ///
 /// An empty column (`ends` empty) means "absent for every record".
@@ -148,7 +150,7 @@ impl Records {
 }
 
 /// An ordered part of a source: a file, a topic partition, a connection. Order holds inside it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Partition(Arc<str>);
 
 impl Partition {

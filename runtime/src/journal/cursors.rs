@@ -32,6 +32,12 @@ impl Cursors {
         Some(cursor.at)
     }
 
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Position)> {
+        let all = self.by_name.iter();
+        all.map(|(name, cursor)| (name.as_str(), cursor.at))
+    }
+
     /// Sets the position of `name`, also to an earlier one. Where there are [`CURSORS_MAX`] others, the
     /// one that was unused for longest is forgotten, and its name returned.
     pub fn set(&mut self, name: &str, at: Position) -> Option<String> {

@@ -13,11 +13,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::checkpoint::Delta;
+use crate::checkpoint::{Checkpoint, CheckpointError, Delta};
 use crate::driver::BoxFuture;
 use crate::record::Column;
 
 pub mod cursors;
+pub mod disk;
 pub mod memory;
 
 /// A place in the journal: how many records were appended before it. Opaque outside this module and
@@ -166,7 +167,41 @@ pub enum JournalError {
     /// Appended after `close`.
     #[error("the journal is closed")]
     Closed,
+    /// It cannot be opened.
+    #[error("{path}: {what}\n  {help}")]
+    Unusable {
+        /// The folder.
+        path: String,
+        /// What happened.
+        what: String,
+        /// What to do.
+        help: &'static str,
+    },
+    /// What was written is there no more as it was.
+    #[error("{path}: {what}\n  {DAMAGED_HELP}")]
+    Damaged {
+        /// The folder.
+        path: String,
+        /// File, offset, and what is wrong there.
+        what: String,
+    },
+    /// An append settles what was settled before: the engine's accounting is wrong.
+    #[error("{0} (this is a defect of wirefall)")]
+    Checkpoint(#[from] CheckpointError),
+    /// The run is over, and not all could be made durable.
+    #[error("{records} records could not be made durable: {why}")]
+    Undurable {
+        /// How many.
+        records: u64,
+        /// The system's last word.
+        why: String,
+    },
 }
+
+/// What to do about a damaged journal.
+const DAMAGED_HELP: &str = "nothing of it was changed; restore the folder from a copy, or move it away to \
+     begin a new journal: what only the old one had is not delivered then, and its readers are told that \
+     they missed something";
 
 /// An append-only log of frames, bounded by bytes and age.
 pub trait Journal: Send + Sync {
@@ -196,8 +231,8 @@ pub trait Journal: Send + Sync {
     fn pin(&self, from: Position) -> Cursor;
 
     /// The position that was last remembered under `name`, by this run or, where the journal survives,
-    /// by an earlier one. It may be out of retention by now, and after a crash it may be an older one.
-    /// It belongs to this [`epoch`](Self::epoch): what another epoch remembered is forgotten.
+    /// by an earlier one. It may be out of retention by now, and after a crash it may be an older one; it
+    /// is never beyond the head.
     fn remembered(&self, name: &str) -> Option<Position>;
 
     /// Remembers a position under a name that the caller has checked; a reader that comes back starts
@@ -208,8 +243,29 @@ pub trait Journal: Send + Sync {
     /// No append will come any more: readers that reach the head are at the end.
     fn close(&self);
 
-    /// Whether an appended record outlives a crash of the process.
+    /// Whether a record below the durable mark outlives a crash of the process.
     fn survives_crash(&self) -> bool;
+
+    /// The source positions that are settled by what the journal holds: where sources are to go on.
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint::default()
+    }
+
+    /// Why it waits, if it does: a disk that is full or gives errors. It tries again by itself.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
+    /// Why it cannot go on at all; the marks change when this does.
+    fn failure(&self) -> Option<JournalError> {
+        None
+    }
+
+    /// Makes all that was appended durable, and leaves the journal so that the next run finds it whole.
+    /// Afterwards it keeps what it holds, whatever becomes of the pins. Errors if not all is durable.
+    fn finish(&self) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// Reads the journal in order from a position and waits at its end. For readers that hold nothing

@@ -1,0 +1,611 @@
+//! The journal on disk: segments in a folder, written by a thread of their own.
+//!
+//! Owns what readers and the pipeline see of it: positions, the durable mark, retention, pins, cursors,
+//! back-pressure. Does no I/O but to open it and to read what is in memory no more; what is on the disk
+//! is the log's (`log`, `recovery`), and when it is written the writer's (`writer`). The pipeline makes
+//! one; everybody else sees [`Journal`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::TryLockError;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, watch};
+
+use super::cursors::Cursors;
+use super::{Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
+use crate::checkpoint::{Checkpoint, Delta};
+use crate::driver::BoxFuture;
+use folder::{Folder, RealFolder};
+use log::{Entry, Log, Rules};
+use recovery::{Known, RecoveryError, recover};
+use segment::Segment;
+
+mod folder;
+mod format;
+mod log;
+mod notes;
+mod recovery;
+mod segment;
+mod writer;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+/// Chunks that are kept in memory for readers near the head, in bytes (I4).
+const HOT_BYTES_MAX: u64 = 4 << 20;
+/// Appended and not durable yet, in bytes (I4); one chunk may be larger.
+const PENDING_BYTES_MAX: u64 = 8 << 20;
+/// Reads of the disk whose chunks are kept for those who come next (I4).
+const COLD_READS_MAX: usize = 8;
+/// A segment is a part of all that may be kept, so that dropping one frees little at a time.
+const SEGMENTS_OF_ALL: u64 = 8;
+/// Smallest and largest segment.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 20);
+
+/// When what was appended is synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// At once; what comes meanwhile is synced together.
+    Batch,
+    /// So often; readers and sources wait for it.
+    Interval(Duration),
+    /// When a segment is full and at the end; what the kernel took counts as durable.
+    None,
+}
+
+/// How a journal on disk is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its folder.
+    pub path: PathBuf,
+    /// Most bytes (I4).
+    pub bytes_max: u64,
+    /// Oldest record that is kept for readers that come late.
+    pub age_max: Option<Duration>,
+    /// Keep what every pin has passed, for readers that come late. Without it a segment goes as soon as
+    /// there are pins and all have passed it.
+    pub history: bool,
+    /// When it is synced.
+    pub sync: Sync,
+    /// Forget how far the sources were; the records stay.
+    pub fresh: bool,
+}
+
+/// A journal on disk. Dropping it without [`finish`](Journal::finish) is a crash to it.
+pub struct Disk {
+    shared: Arc<Shared>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// What the writer and everybody else share.
+struct Shared {
+    options: Options,
+    epoch: u64,
+    state: Mutex<State>,
+    /// Wakes the writer.
+    work: Condvar,
+    /// Woken when an append may have room.
+    freed: Notify,
+    marks: watch::Sender<Marks>,
+    /// How it ended, once it has.
+    finished: watch::Sender<Option<Result<(), JournalError>>>,
+    /// Chunks of the last reads of the disk, newest last.
+    cold: Mutex<VecDeque<Vec<Chunk>>>,
+    /// Held while it is open: two processes would write over each other.
+    _lock: Option<std::fs::File>,
+}
+
+struct State {
+    segments: VecDeque<Arc<Segment>>,
+    /// The newest chunks; all that is not durable is among them.
+    hot: VecDeque<Chunk>,
+    hot_bytes: u64,
+    /// For the writer to take.
+    queue: VecDeque<Entry>,
+    /// Bytes in the queue.
+    queued_bytes: u64,
+    /// Bytes that the writer has taken and that are not durable.
+    taken_bytes: u64,
+    /// Bytes of the segments.
+    disk_bytes: u64,
+    /// Bytes that an append waits to have room for.
+    wanted_bytes: u64,
+    head: Position,
+    durable: Position,
+    /// Settled by all that was appended.
+    checkpoint: Checkpoint,
+    pins: BTreeMap<u64, Position>,
+    pins_made: u64,
+    cursors: Cursors,
+    /// Since when cursors wait to be written down.
+    cursors_moved: Option<Instant>,
+    closed: bool,
+    finishing: bool,
+    abandoned: bool,
+    trouble: Option<String>,
+    failure: Option<JournalError>,
+}
+
+impl Disk {
+    /// Opens the journal in the folder, or begins one. Blocking, for as long as it takes to walk through
+    /// what is there.
+    ///
+    /// # Errors
+    /// The folder cannot be used, is in use, or is damaged.
+    pub fn open(options: Options) -> Result<Self, JournalError> {
+        let path = options.path.clone();
+        let lock = lock(&path)?;
+        Self::over(Arc::new(RealFolder { path }), Some(lock), options)
+    }
+
+    fn over(
+        folder: Arc<dyn Folder>,
+        lock: Option<std::fs::File>,
+        options: Options,
+    ) -> Result<Self, JournalError> {
+        let opened = open_log(&folder, &options)?;
+        let (log, cursors) = opened;
+        let head = log.safe();
+        let state = State {
+            segments: log.segments().clone(),
+            hot: VecDeque::new(),
+            hot_bytes: 0,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            taken_bytes: 0,
+            disk_bytes: log.bytes(),
+            wanted_bytes: 0,
+            head,
+            durable: head,
+            checkpoint: log.checkpoint().clone(),
+            pins: BTreeMap::new(),
+            pins_made: 0,
+            cursors,
+            cursors_moved: None,
+            closed: false,
+            finishing: false,
+            abandoned: false,
+            trouble: None,
+            failure: None,
+        };
+        let shared = Arc::new(Shared {
+            epoch: log.epoch(),
+            marks: watch::Sender::new(state.marks()),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            freed: Notify::new(),
+            finished: watch::Sender::new(None),
+            cold: Mutex::default(),
+            options,
+            _lock: lock,
+        });
+        let of_writer = Arc::clone(&shared);
+        let writer = std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || writer::Writer::new(of_writer, log, folder).run());
+        let writer = writer.map_err(|error| {
+            unusable(
+                &shared.options.path,
+                format!("starting its thread: {error}"),
+            )
+        })?;
+        Ok(Self {
+            shared,
+            writer: Some(writer),
+        })
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.shared.state().abandoned = true;
+        self.shared.work.notify_all();
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join(); // it panicked: the run has failed already
+        }
+    }
+}
+
+fn unusable(path: &Path, what: impl Into<String>) -> JournalError {
+    JournalError::Unusable {
+        path: path.display().to_string(),
+        what: what.into(),
+        help: "the journal needs a folder of its own, which it may write to (`journal.path`)",
+    }
+}
+
+/// Makes the folder and locks it; the system takes the lock back however the process ends.
+fn lock(path: &Path) -> Result<std::fs::File, JournalError> {
+    let opened = std::fs::create_dir_all(path).and_then(|()| {
+        let mut options = std::fs::File::options();
+        let options = options.create(true).truncate(false).write(true);
+        options.open(path.join("lock"))
+    });
+    let file = opened.map_err(|error| unusable(path, error.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::Error(error)) => Err(unusable(path, format!("locking it: {error}"))),
+        Err(TryLockError::WouldBlock) => Err(JournalError::Unusable {
+            path: path.display().to_string(),
+            what: "another process has this journal".to_owned(),
+            help: "end it, or give this pipeline a `journal.path` of its own",
+        }),
+    }
+}
+
+/// Finds the log and the cursors, and begins a new epoch where positions may come to mean other records.
+fn open_log(folder: &Arc<dyn Folder>, options: &Options) -> Result<(Log, Cursors), JournalError> {
+    let path = &options.path;
+    let damaged = |what: String| JournalError::Damaged {
+        path: path.display().to_string(),
+        what,
+    };
+    let note = |name: &str, error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::InvalidData => damaged(format!("{name}: {error}")),
+        _ => unusable(path, format!("{name}: {error}")),
+    };
+    let boot = notes::boot();
+    let left: Option<notes::State> =
+        notes::read(&**folder, notes::STATE).map_err(|error| note(notes::STATE, error))?;
+    let written: notes::Written = notes::read(&**folder, notes::CURSORS)
+        .map_err(|error| note(notes::CURSORS, error))?
+        .unwrap_or_default();
+    let may_have_lost = left.as_ref().is_some_and(|left| left.may_have_lost(&boot));
+    let clean = left.as_ref().and_then(|left| left.clean);
+    let known = Known {
+        exists: left.is_some(),
+        safe: match may_have_lost {
+            true => Position::default(),
+            false => Position(written.values().copied().chain(clean).max().unwrap_or(0)),
+        },
+    };
+    let synced = options.sync != Sync::None;
+    let rules = Rules {
+        segment_bytes: (options.bytes_max / SEGMENTS_OF_ALL)
+            .clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
+        synced,
+    };
+    let epoch = fastrand::u64(1..);
+    let recovered = recover(Arc::clone(folder), rules, known, epoch);
+    let recovered = recovered.map_err(|error| match error {
+        RecoveryError::Io { .. } | RecoveryError::Version { .. } => {
+            unusable(path, error.to_string())
+        }
+        RecoveryError::Damaged { .. } => damaged(error.to_string()),
+    })?;
+    if let Some((file, offset, bytes)) = recovered.cut {
+        tracing::warn!(
+            file = %path.join(file).display(),
+            offset,
+            bytes,
+            "cut what a crash tore off the end of the journal; it was never durable"
+        );
+    }
+    let mut log = recovered.log;
+    if may_have_lost || options.fresh {
+        if may_have_lost {
+            tracing::warn!(
+                "the machine went down with a journal of `sync: none`: records that were seen may be \
+                 gone, so its positions count for nothing any more (a new epoch)"
+            );
+        }
+        let epoch = may_have_lost.then_some(epoch);
+        log.begin_anew(epoch, options.fresh)
+            .map_err(|error| unusable(path, format!("beginning a segment: {error}")))?;
+    }
+    let cursors = notes::cursors(&written, log.safe());
+    let state = notes::State {
+        synced,
+        boot,
+        clean: None,
+    };
+    notes::write(&**folder, notes::STATE, &state)
+        .map_err(|error| unusable(path, format!("{}: {error}", notes::STATE)))?;
+    Ok((log, cursors))
+}
+
+impl State {
+    fn tail(&self) -> Position {
+        self.segments
+            .front()
+            .map_or(self.head, |segment| segment.first)
+    }
+
+    /// Bytes that are appended and not durable.
+    fn pending_bytes(&self) -> u64 {
+        self.queued_bytes + self.taken_bytes
+    }
+
+    fn marks(&self) -> Marks {
+        Marks {
+            tail: self.tail(),
+            durable: self.durable,
+            head: self.head,
+            // Whoever reads to the end must have seen it all.
+            closed: self.closed && self.durable == self.head,
+        }
+    }
+
+    /// Whether every pin has passed the oldest segment, and another one is there to write to.
+    fn oldest_is_free(&self) -> bool {
+        self.segments.len() > 1 && {
+            let end = self.segments[1].first;
+            self.pins.values().all(|pin| end <= *pin)
+        }
+    }
+
+    /// Whether the oldest segment is to go (I4).
+    fn oldest_is_to_go(&self, options: &Options, now_ms: u64) -> bool {
+        // Without history all is kept for a cursor. One that is gone has not read what is left.
+        let is_kept = !options.history && self.pins.is_empty();
+        if is_kept || self.finishing || !self.oldest_is_free() {
+            return false;
+        }
+        let needed = self.disk_bytes + self.pending_bytes() + self.wanted_bytes;
+        let newest_ms = self.segments[0].extent().newest_ms;
+        let age = Duration::from_millis(now_ms.saturating_sub(newest_ms));
+        let is_aged = options.age_max.is_some_and(|age_max| age > age_max);
+        let is_read = !options.history;
+        is_read || is_aged || needed > options.bytes_max
+    }
+
+    fn trim_hot(&mut self) {
+        while self.hot_bytes > HOT_BYTES_MAX
+            && self.hot.len() > 1
+            && self.hot[0].end() <= self.durable
+        {
+            let chunk = self.hot.pop_front().expect("there are two");
+            self.hot_bytes -= chunk.bytes();
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("no code panics while it holds the journal")
+    }
+
+    /// Tells the marks to those who wait for them.
+    fn publish(&self, state: MutexGuard<'_, State>) {
+        let marks = state.marks();
+        drop(state);
+        self.marks.send_if_modified(|published| {
+            let changed = *published != marks;
+            *published = marks;
+            changed
+        });
+    }
+
+    /// The journal cannot go on: who waits is told.
+    fn fail(&self, error: JournalError) {
+        let mut state = self.state();
+        if state.failure.is_none() {
+            tracing::error!(%error, "the journal cannot go on");
+            state.failure = Some(error);
+        }
+        drop(state);
+        self.freed.notify_one();
+        self.marks.send_modify(|_| {});
+    }
+
+    /// Appends if there is room; else gives the chunk back.
+    fn try_append(
+        &self,
+        mut chunk: Chunk,
+        settled: Vec<Delta>,
+    ) -> Result<Result<Position, (Chunk, Vec<Delta>)>, JournalError> {
+        let bytes = format::record_bytes(&chunk, &settled);
+        let bytes_max = self.options.bytes_max / 2; // a full segment may be there beside it
+        let mut state = self.state();
+        if let Some(error) = &state.failure {
+            return Err(error.clone());
+        }
+        if state.closed {
+            return Err(JournalError::Closed);
+        }
+        if bytes > bytes_max {
+            return Err(JournalError::TooLarge { bytes, bytes_max });
+        }
+        let pending_bytes = state.pending_bytes();
+        let is_full = state.disk_bytes + pending_bytes + bytes > self.options.bytes_max;
+        let is_slow = pending_bytes > 0 && pending_bytes + bytes > PENDING_BYTES_MAX;
+        if is_full || is_slow {
+            state.wanted_bytes = bytes;
+            drop(state);
+            self.work.notify_one();
+            return Ok(Err((chunk, settled))); // I4: full is back-pressure, never loss
+        }
+        for delta in &settled {
+            state.checkpoint.settle(delta)?;
+        }
+        state.wanted_bytes = 0;
+        chunk.first = state.head;
+        chunk.made_at = Some(Instant::now());
+        state.head = chunk.end();
+        state.queued_bytes += bytes;
+        if !chunk.frames.is_empty() {
+            state.hot_bytes += chunk.bytes();
+            state.hot.push_back(chunk.clone());
+        }
+        state.queue.push_back(Entry {
+            chunk,
+            settled,
+            made_at_ms: now_ms(),
+        });
+        let head = state.head;
+        self.publish(state);
+        self.work.notify_one();
+        Ok(Ok(head))
+    }
+
+    fn begin_to_finish(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.finishing = true;
+        drop(state);
+        self.work.notify_all();
+    }
+
+    fn move_pin(&self, id: u64, to: Option<Position>) {
+        let mut state = self.state();
+        match to {
+            Some(position) => state.pins.insert(id, position),
+            None => state.pins.remove(&id),
+        };
+        if state.oldest_is_to_go(&self.options, now_ms()) {
+            self.work.notify_one();
+        }
+    }
+
+    /// What is in memory no more. Short: one read of what the index leads to.
+    fn read_cold(&self, segment: &Segment, from: Position) -> Read {
+        let cold = || self.cold.lock().expect("nothing panics while it is held");
+        let end = |chunks: &[Chunk]| chunks.last().map_or(Position::default(), Chunk::end);
+        let find = |chunks: &Vec<Chunk>| {
+            let holds = chunks[0].first <= from && from < end(chunks);
+            let index = || chunks.partition_point(|chunk| chunk.end() <= from);
+            holds.then(|| chunks[index()].clone())
+        };
+        if let Some(chunk) = cold().iter().rev().find_map(find) {
+            return Read::Chunk(chunk);
+        }
+        match segment.read(from) {
+            Ok(chunks) => {
+                let chunk = chunks[0].clone();
+                let mut cold = cold();
+                cold.push_back(chunks);
+                if cold.len() > COLD_READS_MAX {
+                    cold.pop_front();
+                }
+                Read::Chunk(chunk)
+            }
+            Err(why) => {
+                let file = segment::name(segment.sequence);
+                self.fail(JournalError::Damaged {
+                    path: self.options.path.display().to_string(),
+                    what: format!("{file}: {why}"),
+                });
+                Read::Wait // for ever: nothing is passed over
+            }
+        }
+    }
+}
+
+impl Journal for Disk {
+    fn append(
+        &self,
+        chunk: Chunk,
+        settled: Vec<Delta>,
+    ) -> BoxFuture<'_, Result<Position, JournalError>> {
+        Box::pin(async move {
+            let (mut chunk, mut settled) = (chunk, settled);
+            loop {
+                let freed = self.shared.freed.notified();
+                match self.shared.try_append(chunk, settled)? {
+                    Ok(head) => return Ok(head),
+                    Err(given_back) => (chunk, settled) = given_back,
+                }
+                freed.await;
+            }
+        })
+    }
+
+    fn read(&self, from: Position) -> Read {
+        let state = self.shared.state();
+        if from >= state.durable {
+            return Read::Wait;
+        }
+        let tail = state.tail();
+        if from < tail {
+            return Read::Lost { tail };
+        }
+        if state.hot.front().is_some_and(|oldest| oldest.first <= from) {
+            let index = state.hot.partition_point(|chunk| chunk.end() <= from);
+            return Read::Chunk(state.hot[index].clone());
+        }
+        let after = state
+            .segments
+            .partition_point(|segment| segment.first <= from);
+        // Segments without records share their position with the next one.
+        let holds = |segment: &&Arc<Segment>| from < segment.extent().end;
+        let segment = state.segments.range(..after).rev().find(holds).cloned();
+        drop(state);
+        let segment = segment.expect("what is durable and not in memory is in a segment");
+        self.shared.read_cold(&segment, from)
+    }
+
+    fn marks(&self) -> watch::Receiver<Marks> {
+        self.shared.marks.subscribe()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.shared.epoch
+    }
+
+    fn pin(&self, from: Position) -> Cursor {
+        let mut state = self.shared.state();
+        let id = state.pins_made;
+        state.pins_made += 1;
+        state.pins.insert(id, from);
+        drop(state);
+        let shared = Arc::clone(&self.shared);
+        Cursor::new(from, Box::new(move |to| shared.move_pin(id, to)))
+    }
+
+    fn remembered(&self, name: &str) -> Option<Position> {
+        self.shared.state().cursors.get(name)
+    }
+
+    fn remember(&self, name: &str, at: Position) {
+        let mut state = self.shared.state();
+        state.cursors.set(name, at);
+        if state.cursors_moved.is_none() {
+            state.cursors_moved = Some(Instant::now());
+            self.shared.work.notify_one();
+        }
+    }
+
+    fn close(&self) {
+        let mut state = self.shared.state();
+        state.closed = true;
+        self.shared.publish(state);
+    }
+
+    fn survives_crash(&self) -> bool {
+        true
+    }
+
+    fn checkpoint(&self) -> Checkpoint {
+        self.shared.state().checkpoint.clone()
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.shared.state().trouble.clone()
+    }
+
+    fn failure(&self) -> Option<JournalError> {
+        self.shared.state().failure.clone()
+    }
+
+    fn finish(&self) -> BoxFuture<'_, Result<(), JournalError>> {
+        Box::pin(async move {
+            let mut finished = self.shared.finished.subscribe();
+            self.shared.begin_to_finish();
+            let ended = finished.wait_for(Option::is_some).await;
+            let ended = ended.expect("it is not dropped before its subscribers");
+            ended.clone().expect("it was waited for")
+        })
+    }
+}
