@@ -38,7 +38,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "config",
         &[
-            "driver", "failover", "files", "plugin", "sink", "source", "units",
+            "driver", "failover", "files", "journal", "plugin", "sink", "source", "units",
         ],
     ),
     (
@@ -155,28 +155,28 @@ fn sources() -> Vec<Source> {
         .into_iter()
         .filter(|path| path.extension().is_some_and(|e| e == "rs"));
     rust.filter(|path| {
-            let tests = ["tests.rs", "compliance.rs", "simulation.rs"];
-            !tests.iter().any(|name| path.ends_with(name))
-        })
-        .map(|path| {
-            let text = std::fs::read_to_string(&path).expect("a source file");
-            let shipped = text
-                .split("#[cfg(test)]\nmod tests {")
-                .next()
-                .unwrap_or_default();
-            let code = shipped
-                .lines()
-                .filter(|line| !line.trim_start().starts_with("//"));
-            Source {
-                path: path
-                    .strip_prefix(&root)
-                    .expect("inside")
-                    .to_string_lossy()
-                    .into_owned(),
-                code: code.collect::<Vec<_>>().join("\n"),
-            }
-        })
-        .collect()
+        let tests = ["tests.rs", "compliance.rs", "simulation.rs"];
+        !tests.iter().any(|name| path.ends_with(name))
+    })
+    .map(|path| {
+        let text = std::fs::read_to_string(&path).expect("a source file");
+        let shipped = text
+            .split("#[cfg(test)]\nmod tests {")
+            .next()
+            .unwrap_or_default();
+        let code = shipped
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        Source {
+            path: path
+                .strip_prefix(&root)
+                .expect("inside")
+                .to_string_lossy()
+                .into_owned(),
+            code: code.collect::<Vec<_>>().join("\n"),
+        }
+    })
+    .collect()
 }
 
 /// The module at the top of the crate that a file belongs to.

@@ -15,6 +15,7 @@ pub mod process;
 pub mod proxy;
 pub mod pushing;
 pub mod records;
+pub mod tiny;
 pub mod workspace;
 
 pub use process::{Process, Signal, wirefall};

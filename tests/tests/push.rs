@@ -1,13 +1,12 @@
 //! Client mode: what confirms, what is refused, and how a run ends. What breaks on the way is in
 //! `faults.rs`.
 
-use std::path::Path;
-
-use wirefall_tests::peers::{Language, Receiver, free_address, skip};
+use wirefall_tests::peers::{Language, Receiver, free_address};
 use wirefall_tests::pushing::{
     RATE, RECORDS, all_delivered, memory_is_flat, push, receive, received, wait_for_records,
 };
 use wirefall_tests::records::all_there;
+use wirefall_tests::tiny::Tiny;
 use wirefall_tests::{Fault, Folder, Proxy, Signal, pipelines, wirefall, write_numbered};
 
 #[test]
@@ -169,35 +168,11 @@ fn the_end_of_standard_input_ends_the_run() {
     assert_eq!(received(&folder), [0, 1, 2]);
 }
 
-/// Mounts a tiny file system for a test, where that is allowed; unmounted when dropped.
-struct Tiny<'a>(&'a Path);
-
-impl<'a> Tiny<'a> {
-    fn mount(at: &'a Path) -> Option<Self> {
-        std::fs::create_dir(at).expect("a folder");
-        let mut mount = std::process::Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
-            .arg(at);
-        let mounted = mount.output().is_ok_and(|mount| mount.status.success());
-        match mounted {
-            true => Some(Self(at)),
-            false => skip("a full disk", "the right to mount a tmpfs"),
-        }
-    }
-}
-
-impl Drop for Tiny<'_> {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(self.0).status();
-    }
-}
-
 #[test]
 fn i1_a_full_disk_under_the_sink_ends_the_run_with_whole_lines() {
     let folder = Folder::new();
     let disk = folder.path("disk");
-    let Some(_disk) = Tiny::mount(&disk) else {
+    let Some(_disk) = Tiny::mount(&disk, 64) else {
         return;
     };
     write_numbered(&folder.path("input.ndjson"), 5000);
@@ -221,7 +196,7 @@ fn i1_a_full_disk_under_the_sink_ends_the_run_with_whole_lines() {
 fn i1_a_full_disk_under_the_failover_ends_the_run_and_commits_nothing_beyond() {
     let folder = Folder::new();
     let disk = folder.path("disk");
-    let Some(_disk) = Tiny::mount(&disk) else {
+    let Some(_disk) = Tiny::mount(&disk, 64) else {
         return;
     };
     let (_receiver, address) = receive(&folder, &[]);

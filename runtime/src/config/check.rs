@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 use crate::driver::{Driver, Facts, Problem, within};
 use crate::failover;
 use crate::files;
+use crate::journal::disk::Sync;
 use crate::sink;
 use crate::sink::Reread;
 use crate::source;
@@ -24,11 +25,13 @@ use super::Plugins;
 use super::diagnostic::{Diagnostic, Severity};
 use super::expand::{Environment, Secrets, expand};
 use super::meant;
-use super::plan::{JournalPlan, Plan, Scaling, ServicePlan};
+use super::plan::{DiskPlan, JournalPlan, Plan, Scaling, ServicePlan};
 use super::scalars;
 use super::schema::{self, envelope, schema_of};
 use super::spec::{Kind, Node, Spec};
-use super::types::{Journal, SERVICE_IGNORED, Service, TOP_IGNORED};
+use super::types::{
+    JOURNAL_KEYS, Journal, JournalDriver, SERVICE_IGNORED, Service, SyncName, TOP_IGNORED,
+};
 
 /// What `service.batch_bytes` may be; a column of records counts its bytes with 32 bits.
 const BATCH_BYTES: RangeInclusive<ByteSize> = ByteSize(1 << 10)..=ByteSize(1 << 30);
@@ -159,18 +162,17 @@ impl Checker {
         let processors = self.processors(&mut file, &folder, has_failover, plugins);
         let journal = match file.get_mut("journal") {
             None => Some(Journal::default()),
-            Some(value) => {
-                let mut value = value.take();
-                self.read("/journal", &mut value)
-            }
+            Some(value) => self.journal(value.take()),
         };
         let (service, journal) = (service?, journal?);
         self.journal_fits(&service, &journal);
+        let service = service_plan(service, &folder);
+        let journal = journal_plan(journal, &service, &folder);
         let (processors, plugins) = processors?.into_iter().unzip();
         let (sink, sink_driver) = sink?;
         Some(Plan {
             file: self.spec.file.clone(),
-            service: service_plan(service, &folder),
+            service,
             source: source?.0,
             processors,
             plugins,
@@ -180,10 +182,7 @@ impl Checker {
                 None => None,
                 Some(failover) => Some(failover?.0),
             },
-            journal: JournalPlan {
-                bytes_max: journal.bytes.0,
-                age_max: journal.age.map(|age| age.0),
-            },
+            journal,
         })
     }
 
@@ -274,17 +273,50 @@ impl Checker {
         }
     }
 
-    fn journal_fits(&mut self, service: &Service, journal: &Journal) {
-        if journal.bytes.0 < service.batch_bytes.0.saturating_mul(2) {
-            let message = format!(
-                "a journal of {} is too small for batches of {}",
-                journal.bytes, service.batch_bytes
-            );
+    /// `journal`; a key of another driver is an error, as it would do nothing.
+    fn journal(&mut self, mut value: Value) -> Option<Journal> {
+        let written = value.clone();
+        let journal: Journal = self.read("/journal", &mut value)?;
+        for (driver, name, keys) in JOURNAL_KEYS {
+            let foreign = keys.iter().filter(|key| written.get(**key).is_some());
+            for key in foreign.filter(|_| *driver != journal.driver) {
+                let message = format!("`{key}` belongs to a journal with `driver: {name}`");
+                let help = match *key {
+                    "bytes" | "age" => format!("write `retention: {{ {key}: … }}`"),
+                    _ => format!("say `driver: {name}`, or leave it out"),
+                };
+                let problem = Problem::error(format!("/{key}"), message).help(help);
+                self.problem("/journal", problem);
+            }
+        }
+        let is_timed = journal.sync == SyncName::Interval;
+        if journal.driver == JournalDriver::Disk && !is_timed && written.get("interval").is_some() {
+            let message = "`interval` belongs to `sync: interval`";
+            let problem = Problem::error("/interval", message);
             self.problem(
                 "/journal",
-                Problem::error("/bytes", message)
-                    .help("`journal.bytes` must be twice `service.batch_bytes` or more"),
+                problem.help("say `sync: interval`, or leave it out"),
             );
+        }
+        Some(journal)
+    }
+
+    fn journal_fits(&mut self, service: &Service, journal: &Journal) {
+        let (bytes, pointer, name, batches, words) = match journal.driver {
+            JournalDriver::Memory => (journal.bytes, "/bytes", "journal.bytes", 2, "twice"),
+            JournalDriver::Disk => {
+                let bytes = journal.retention.bytes;
+                let name = "journal.retention.bytes";
+                (bytes, "/retention/bytes", name, 8, "eight times")
+            }
+        };
+        if bytes.0 < service.batch_bytes.0.saturating_mul(batches) {
+            let message = format!(
+                "a journal of {bytes} is too small for batches of {}",
+                service.batch_bytes
+            );
+            let help = format!("`{name}` must be {words} `service.batch_bytes` or more");
+            self.problem("/journal", Problem::error(pointer, message).help(help));
         }
     }
 
@@ -407,6 +439,31 @@ impl Checker {
 
 fn is_warning(diagnostic: &Diagnostic) -> bool {
     diagnostic.severity == Severity::Warning
+}
+
+fn journal_plan(journal: Journal, service: &ServicePlan, folder: &Path) -> JournalPlan {
+    match journal.driver {
+        JournalDriver::Memory => JournalPlan {
+            bytes_max: journal.bytes.0,
+            age_max: journal.age.map(|age| age.0),
+            disk: None,
+        },
+        JournalDriver::Disk => JournalPlan {
+            bytes_max: journal.retention.bytes.0,
+            age_max: journal.retention.age.map(|age| age.0),
+            disk: Some(DiskPlan {
+                path: match journal.path {
+                    Some(path) => folder.join(path),
+                    None => service.state_dir.join("journal"),
+                },
+                sync: match journal.sync {
+                    SyncName::Batch => Sync::Batch,
+                    SyncName::Interval => Sync::Interval(journal.interval.0),
+                    SyncName::None => Sync::None,
+                },
+            }),
+        },
+    }
 }
 
 fn service_plan(service: Service, folder: &Path) -> ServicePlan {

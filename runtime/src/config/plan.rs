@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::failover::FailoverPlan;
+use crate::journal::disk::Sync;
 use crate::plugin::{PluginId, ProcessorPlan};
 use crate::sink::{Delivery, Reread, SinkPlan};
 use crate::source::{BatchLimits, SourcePlan};
@@ -37,12 +38,15 @@ impl Plan {
     /// the first log lines.
     pub fn guarantees(&self) -> Vec<String> {
         let mut sentences = vec![self.sink.guarantee()];
-        if self.sink.delivery() == Delivery::Published {
-            sentences.push("with a memory journal a crash loses what it retained".to_owned());
-        }
+        let published = self.sink.delivery() == Delivery::Published;
+        sentences.extend(self.journal.guarantee(published));
         if !self.source.replayable() {
+            let safe = match self.journal.disk {
+                None => "delivered",
+                Some(_) => "in the journal",
+            };
             sentences.push(format!(
-                "{} cannot be read again: a crash loses what was not delivered by then",
+                "{} cannot be read again: a crash loses what was not {safe} by then",
                 self.source.describe()
             ));
         }
@@ -78,11 +82,56 @@ pub struct Scaling {
     pub down_below: f64,
 }
 
-/// `journal`: bounds of the memory journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// `journal`: its bounds, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalPlan {
     /// Most bytes kept.
     pub bytes_max: u64,
     /// Oldest record kept for readers that lag; `None`: bounded by bytes alone.
     pub age_max: Option<Duration>,
+    /// `driver: disk`; `None`: in memory.
+    pub disk: Option<DiskPlan>,
+}
+
+/// A journal on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskPlan {
+    /// Its folder.
+    pub path: PathBuf,
+    /// When it is synced.
+    pub sync: Sync,
+}
+
+impl JournalPlan {
+    /// Bytes into which frames have to fit twice. On disk an append is at most half of all, because the
+    /// segment that is written to cannot give way.
+    pub fn chunk_room(&self) -> u64 {
+        match self.disk {
+            None => self.bytes_max,
+            Some(_) => self.bytes_max / 2,
+        }
+    }
+
+    /// What becomes of records when Wirefall or its machine goes down.
+    fn guarantee(&self, published: bool) -> Option<String> {
+        let Some(disk) = &self.disk else {
+            let loses = "with a memory journal a crash loses what it retained";
+            return published.then(|| loses.to_owned());
+        };
+        let path = disk.path.display();
+        Some(match disk.sync {
+            Sync::Batch => format!(
+                "the journal in {path} is synced with every append: no crash loses what it has"
+            ),
+            Sync::Interval(interval) => format!(
+                "the journal in {path} is synced every {}: no crash loses what it has, and nothing is \
+                 sent or committed before it is synced",
+                humantime::format_duration(interval)
+            ),
+            Sync::None => format!(
+                "the journal in {path} is not synced (`sync: none`): a crash of the process loses \
+                 nothing that it has, one of the machine what the kernel had not written"
+            ),
+        })
+    }
 }

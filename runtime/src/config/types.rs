@@ -122,15 +122,28 @@ fn down_below() -> Percent {
 pub(super) struct Journal {
     /// Where it is kept.
     #[serde(default)]
-    #[allow(dead_code, reason = "one driver so far; the schema names it")]
     pub(super) driver: JournalDriver,
-    /// Most bytes kept; full means back-pressure while the sink's cursor holds them.
+    /// `memory`: most bytes kept; full means back-pressure while the sink's cursor holds them.
     #[serde(default = "journal_bytes")]
     pub(super) bytes: ByteSize,
-    /// Oldest record kept for readers that lag, looked at with each append; bounded by bytes alone if
-    /// unset.
+    /// `memory`: oldest record kept for readers that lag, looked at with each append; bounded by bytes
+    /// alone if unset.
     #[serde(default)]
     pub(super) age: Option<Span>,
+    /// `disk`: its folder, relative to the pipeline file; `journal` in the pipeline's state if unset. One
+    /// process at a time has it.
+    #[serde(default)]
+    #[schemars(length(min = 1))]
+    pub(super) path: Option<String>,
+    /// `disk`: what is kept.
+    #[serde(default)]
+    pub(super) retention: Retention,
+    /// `disk`: when what is appended is synced; readers and sources see it only then.
+    #[serde(default)]
+    pub(super) sync: SyncName,
+    /// `disk`: how often, with `sync: interval`.
+    #[serde(default = "interval")]
+    pub(super) interval: Span,
 }
 
 impl Default for Journal {
@@ -139,22 +152,81 @@ impl Default for Journal {
             driver: JournalDriver::Memory,
             bytes: journal_bytes(),
             age: None,
+            path: None,
+            retention: Retention::default(),
+            sync: SyncName::Batch,
+            interval: interval(),
         }
     }
 }
 
 /// Journals that there are.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum JournalDriver {
     /// In memory: a crash loses what it retained.
     #[default]
     Memory,
+    /// In a folder: what it has outlives a crash.
+    Disk,
+}
+
+/// Keys of `journal` that belong to one driver alone.
+pub(super) const JOURNAL_KEYS: &[(JournalDriver, &str, &[&str])] = &[
+    (JournalDriver::Memory, "memory", &["bytes", "age"]),
+    (
+        JournalDriver::Disk,
+        "disk",
+        &["path", "retention", "sync", "interval"],
+    ),
+];
+
+/// What a journal on disk keeps.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retention {
+    /// Most bytes; full means back-pressure while a cursor holds them.
+    #[serde(default = "disk_bytes")]
+    pub(super) bytes: ByteSize,
+    /// Oldest record kept for readers that come late; bounded by bytes alone if unset. What is older goes
+    /// by the segment, an eighth of all bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) age: Option<Span>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            bytes: disk_bytes(),
+            age: None,
+        }
+    }
+}
+
+/// When a journal on disk is synced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum SyncName {
+    /// With every append; what comes while one sync runs shares the next.
+    #[default]
+    Batch,
+    /// Every `interval`: fewer syncs, and everything takes as much longer.
+    Interval,
+    /// When a segment is full, and at the end: a crash of the machine may lose what was seen.
+    None,
 }
 
 /// Room for a busy client session while the whole process stays under 40 MB.
 fn journal_bytes() -> ByteSize {
     ByteSize(8 << 20)
+}
+
+fn disk_bytes() -> ByteSize {
+    ByteSize(1 << 30)
+}
+
+fn interval() -> Span {
+    Span(std::time::Duration::from_millis(50))
 }
 
 /// A formatter or filter compiled to a WebAssembly component.

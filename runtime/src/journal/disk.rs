@@ -550,6 +550,11 @@ impl Journal for Disk {
         self.shared.marks.subscribe()
     }
 
+    fn bytes(&self) -> u64 {
+        let state = self.shared.state();
+        state.disk_bytes + state.pending_bytes()
+    }
+
     fn epoch(&self) -> u64 {
         self.shared.epoch
     }
@@ -597,6 +602,12 @@ impl Journal for Disk {
 
     fn failure(&self) -> Option<JournalError> {
         self.shared.state().failure.clone()
+    }
+
+    fn undurable(&self) -> Vec<Chunk> {
+        let state = self.shared.state();
+        let is_lost = |chunk: &&Chunk| chunk.end() > state.durable;
+        state.hot.iter().filter(is_lost).cloned().collect()
     }
 
     fn finish(&self) -> BoxFuture<'_, Result<(), JournalError>> {

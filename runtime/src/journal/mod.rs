@@ -1,7 +1,7 @@
 //! The journal: formatted frames in order, read by cursors.
 //!
 //! Owns positions, retention and back-pressure. Never looks into a record. The pipeline appends,
-//! sinks read and pin; a file a backend (`memory`; disk and Kafka fit the same [`Journal`]).
+//! sinks read and pin; a file a backend (`memory`, `disk`; Kafka fits the same [`Journal`]).
 //!
 //! A chunk holds frames ready for the wire, because a thousand readers share the same bytes. Records
 //! keep their own spans inside it, so that one can be sent alone when a frame has to be taken apart.
@@ -259,6 +259,12 @@ pub trait Journal: Send + Sync {
     /// Why it cannot go on at all; the marks change when this does.
     fn failure(&self) -> Option<JournalError> {
         None
+    }
+
+    /// What was appended and is not durable, where a journal survives a crash: after a failed
+    /// [`finish`](Self::finish) it is lost with the process.
+    fn undurable(&self) -> Vec<Chunk> {
+        Vec::new()
     }
 
     /// Makes all that was appended durable, and leaves the journal so that the next run finds it whole.

@@ -12,6 +12,8 @@ use crate::source::Oddities;
 /// Where every input of a run went.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Account {
+    /// Records that an earlier run left in the journal, to be delivered by this one.
+    pub carried_in: u64,
     /// Inputs that the source gave.
     pub read: u64,
     /// Confirmed by the peer at the `ack` level (client mode, plain sinks).
@@ -24,7 +26,7 @@ pub struct Account {
     pub failed_over: u64,
     /// Dropped because the configuration says so.
     pub dropped: u64,
-    /// Neither of these: the source still has them, or the failover was given them at the end.
+    /// None of these: the source still has them, or the journal has, for the next run.
     pub unconfirmed: u64,
     /// Of the delivered or published ones: those that a plugin failed on and `on_error: pass` let go.
     pub passed: u64,
@@ -44,7 +46,7 @@ impl Account {
     /// Whether every input is in exactly one place.
     pub fn balances(&self) -> bool {
         let settled = self.delivered + self.published + self.filtered + self.failed_over;
-        self.read == settled + self.dropped + self.unconfirmed
+        self.carried_in + self.read == settled + self.dropped + self.unconfirmed
     }
 
     /// Counts `inputs` as settled the way the sink settles them.
@@ -66,6 +68,9 @@ impl Account {
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "read {}", self.read)?;
+        if self.carried_in > 0 {
+            write!(f, " · carried in {}", self.carried_in)?;
+        }
         let always = ["delivered", "filtered", "failed over", "unconfirmed"];
         let places = [
             ("delivered", self.delivered),
@@ -111,6 +116,11 @@ mod tests {
             }
             .balances()
         );
+        let carried_in = Account {
+            carried_in: 1,
+            ..account
+        };
+        assert!(!carried_in.balances());
     }
 
     #[test]

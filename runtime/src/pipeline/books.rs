@@ -14,7 +14,7 @@ use super::account::Account;
 use super::error::RunError;
 use super::tolerance::Window;
 use super::workers::{Done, Failed, FailedAt};
-use crate::ack::Ledger;
+use crate::ack::{Ledger, distinct};
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::failover::{self, Failover};
 use crate::journal::{Chunk, Cursor, Journal, Position, Read};
@@ -30,8 +30,27 @@ pub(super) struct OpenFailover {
     pub(super) drops: bool,
 }
 
+/// What the books of a run begin with.
+pub(super) struct Beginning {
+    pub(super) delivery: Delivery,
+    /// What is durable in the journal outlives a crash.
+    pub(super) survives: bool,
+    /// Where the sink begins; what lies before `head` is carried in from an earlier run.
+    pub(super) from: Position,
+    /// Where the journal ends.
+    pub(super) head: Position,
+    /// Where the source begins.
+    pub(super) start: Checkpoint,
+    pub(super) committer: Box<dyn Committer>,
+    pub(super) failover: Option<OpenFailover>,
+    pub(super) chain: Arc<ChainPlan>,
+    pub(super) framing: Framing,
+    pub(super) kept: Option<Cursor>,
+}
+
 pub(super) struct Books {
     delivery: Delivery,
+    survives: bool,
     chain: Arc<ChainPlan>,
     windows: Vec<Option<Window>>,
     failover: Option<OpenFailover>,
@@ -47,8 +66,8 @@ pub(super) struct Books {
     committer: Box<dyn Committer>,
     uncommitted: bool,
     account: Account,
-    /// Keeps the unconfirmed in the journal when the sink is gone, for a source that cannot be
-    /// replayed.
+    /// Keeps the unconfirmed in the journal when the sink is gone: for the next run, or for the failover
+    /// where the source cannot be replayed.
     kept: Option<Cursor>,
     /// Inputs whose outcome is in the account or the ledger.
     accepted: u64,
@@ -57,29 +76,37 @@ pub(super) struct Books {
 }
 
 impl Books {
-    pub(super) fn new(
-        delivery: Delivery,
-        start: Checkpoint,
-        committer: Box<dyn Committer>,
-        failover: Option<OpenFailover>,
-        chain: Arc<ChainPlan>,
-        framing: Framing,
-        kept: Option<Cursor>,
-    ) -> Self {
+    pub(super) fn new(beginning: Beginning) -> Self {
+        let Beginning {
+            delivery,
+            survives,
+            from,
+            head,
+            start,
+            committer,
+            failover,
+            chain,
+            framing,
+            kept,
+        } = beginning;
         Self {
             delivery,
+            survives,
             windows: chain.tolerance.iter().map(|t| t.map(Window::new)).collect(),
             chain,
             failover,
-            framer: Framer::new(framing, Position::default()),
-            ledger: Ledger::default(),
+            framer: Framer::new(framing, head),
+            ledger: Ledger::carried_in(from, head),
             unappended: VecDeque::new(),
             appending: None,
             refused: Vec::new(),
             checkpoint: start,
             committer,
             uncommitted: false,
-            account: Account::default(),
+            account: Account {
+                carried_in: head.since(from),
+                ..Account::default()
+            },
             kept,
             accepted: 0,
             kept_the_rest: false,
@@ -121,6 +148,10 @@ impl Books {
         self.accepted += inputs;
         let first = self.framer.next();
         self.framer.push(&batch, &outputs, now);
+        if self.survives {
+            // A frame of two batches would be durable without the step that completes the second.
+            self.framer.close();
+        }
         let delta = Delta {
             partition: batch.partition.clone(),
             from: batch.start,
@@ -252,7 +283,7 @@ impl Books {
             settled,
         } = poisoned;
         let origin = self.ledger.origin(position);
-        let (partition, place) = origin.map_or(("?", 0), |(p, place)| (p.name(), place));
+        let (partition, place) = origin.map_or(unknown(position), |(p, place)| (p.name(), place));
         let Some(open) = &mut self.failover else {
             return Err(RunError::Rejected {
                 record: format!("record at {partition} position {place}"),
@@ -282,7 +313,8 @@ impl Books {
         let complete = self
             .unappended
             .partition_point(|(end, _)| *end <= taken_below);
-        let settled: Vec<Delta> = self.unappended.drain(..complete).map(|(_, d)| d).collect();
+        let mut settled: Vec<Delta> = self.unappended.drain(..complete).map(|(_, d)| d).collect();
+        settled.extend(self.part_below(taken_below));
         if chunk.is_none() && settled.is_empty() {
             return None;
         }
@@ -290,11 +322,36 @@ impl Books {
         Some((chunk.unwrap_or_default(), settled))
     }
 
-    /// The journal has everything below `head`.
-    pub(super) fn appended(&mut self, head: Position) -> Result<(), RunError> {
+    /// Of a batch that the journal takes in several chunks, the inputs that are complete below a
+    /// position.
+    fn part_below(&mut self, below: Position) -> Option<Delta> {
+        let (_, rest) = self.unappended.front_mut().filter(|_| self.survives)?;
+        let (_, place) = self.ledger.origin(below)?;
+        let part = Delta {
+            to: place,
+            ..rest.clone()
+        };
+        (rest.from < place && place < rest.to).then(|| {
+            rest.from = place;
+            part
+        })
+    }
+
+    /// The journal has taken the chunk; all below `durable` is durable in it.
+    pub(super) fn appended(&mut self, durable: Position) -> Result<(), RunError> {
         self.appending = None;
+        self.durable(durable)
+    }
+
+    /// Everything below `durable` is as durable as the journal makes it.
+    pub(super) fn durable(&mut self, durable: Position) -> Result<(), RunError> {
         match self.delivery {
-            Delivery::Published => self.confirm(head),
+            Delivery::Published => self.confirm(durable),
+            Delivery::Confirmed if self.survives => {
+                let deltas = self.ledger.durable(durable);
+                self.settle(&deltas)?;
+                self.confirm(Position::default())
+            }
             // Batches without outputs may be settled although nothing was confirmed since.
             Delivery::Confirmed => self.confirm(Position::default()),
         }
@@ -308,11 +365,20 @@ impl Books {
         }
         self.account.settle(self.delivery, settled.delivered);
         self.count_failed_over(settled.poisoned);
-        for delta in &settled.deltas {
+        self.settle(&settled.deltas)
+    }
+
+    fn settle(&mut self, deltas: &[Delta]) -> Result<(), RunError> {
+        for delta in deltas {
             self.checkpoint.settle(delta)?; // I1: the only place where a position moves
             self.uncommitted = true;
         }
         Ok(())
+    }
+
+    /// Everything below is confirmed.
+    pub(super) fn confirmed(&self) -> Position {
+        self.ledger.confirmed()
     }
 
     fn count_failed_over(&mut self, inputs: u64) {
@@ -341,11 +407,15 @@ impl Books {
         Ok(())
     }
 
-    /// Gives everything that is unconfirmed to the failover, for sources that cannot be replayed.
+    /// Gives everything that is unconfirmed, and that no journal keeps for the next run, to the failover,
+    /// for sources that cannot be replayed.
     pub(super) async fn keep_unconfirmed(&mut self, journal: &dyn Journal) -> Result<(), RunError> {
         self.framer.close();
         let mut chunks = Vec::new();
-        if self.delivery == Delivery::Confirmed {
+        if self.survives {
+            let lost = journal.undurable().into_iter();
+            chunks.extend(lost.map(|chunk| (chunk.first, chunk)));
+        } else if self.delivery == Delivery::Confirmed {
             let mut at = self.ledger.confirmed();
             loop {
                 match journal.read(at) {
@@ -385,7 +455,8 @@ impl Books {
             .iter()
             .map(|(position, record)| {
                 let origin = self.ledger.origin(*position);
-                let (partition, position) = origin.map_or(("?", 0), |(p, place)| (p.name(), place));
+                let (partition, position) =
+                    origin.map_or(unknown(*position), |(p, place)| (p.name(), place));
                 let stage = "drain";
                 failover::Failed {
                     when,
@@ -426,15 +497,21 @@ impl Books {
         Ok(())
     }
 
+    /// Unconfirmed inputs that the journal keeps for the next run.
+    pub(super) fn kept_in_journal(&self) -> u64 {
+        self.ledger.open().kept
+    }
+
     /// The account, once nothing moves any more. `read` is what the source gave.
     pub(super) fn close(mut self, read: u64) -> Account {
         let open = self.ledger.open();
         self.account.settle(self.delivery, open.delivered);
         self.count_failed_over(open.poisoned);
-        let left = open.unconfirmed + (read - self.accepted);
+        let left = open.unconfirmed - open.kept + (read - self.accepted);
+        self.account.unconfirmed = open.kept;
         match self.kept_the_rest {
             true => self.count_failed_over(left),
-            false => self.account.unconfirmed = left,
+            false => self.account.unconfirmed += left,
         }
         self.account.read = read;
         debug_assert!(self.account.balances(), "I2: {:?}", self.account);
@@ -442,8 +519,7 @@ impl Books {
     }
 }
 
-/// How many different inputs there are among never decreasing `sources`.
-fn distinct(sources: &[u32]) -> u64 {
-    let steps = sources.windows(2).filter(|pair| pair[0] != pair[1]).count();
-    steps as u64 + u64::from(!sources.is_empty())
+/// What names a record whose origin nobody knows any more: its place in the journal.
+fn unknown(position: Position) -> (&'static str, u64) {
+    ("journal", position.0)
 }

@@ -1,6 +1,6 @@
 //! Build: opens everything that a plan names, before the first record (I6).
 //!
-//! Owns the order of opening: plugins, then failover, sink and source, so that nothing is read that
+//! Owns the order of opening: plugins, then failover, journal, sink and source, so that nothing is read that
 //! has nowhere to go.
 
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use tokio::sync::{mpsc, watch};
 use super::books::OpenFailover;
 use super::error::RunError;
 use super::workers::{Done, Job, Pool, QUEUE_BATCHES};
-use crate::config::plan::{Plan, ServicePlan};
+use crate::config::plan::{JournalPlan, Plan, ServicePlan};
+use crate::journal::disk::{self, Disk};
 use crate::journal::memory::{Memory, Retention};
 use crate::journal::{Journal, Position};
 use crate::metrics::Metrics;
@@ -21,6 +22,10 @@ use crate::source::{Source, SourceContext};
 
 /// Poisoned records on their way to the loop (I4); a sink waits for each.
 const POISONED_MAX: usize = 16;
+
+/// The name under which a journal that survives remembers how far the sink is. No peer's name has a
+/// slash.
+pub(super) const SINK_CURSOR: &str = "/sink";
 
 /// A pipeline with everything open, ready to run.
 pub struct Pipeline {
@@ -33,6 +38,9 @@ pub struct Pipeline {
     pub(super) results: async_channel::Receiver<Done>,
     pub(super) framing: Framing,
     pub(super) journal: Arc<dyn Journal>,
+    /// Where the sink begins, and where the journal ended when it was opened.
+    pub(super) from: Position,
+    pub(super) head: Position,
     pub(super) delivery: Delivery,
     pub(super) sink: Box<dyn Sink>,
     pub(super) confirmed: watch::Receiver<Position>,
@@ -48,7 +56,7 @@ pub struct Pipeline {
 /// Whatever cannot be opened, told by the part that it is.
 pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<Pipeline, RunError> {
     let chain = Arc::new(ChainPlan::load(host, &plan.processors)?);
-    let framing = plan.sink.framing().in_journal(plan.journal.bytes_max);
+    let framing = plan.sink.framing().in_journal(plan.journal.chunk_room());
     let (jobs, queue) = async_channel::bounded(QUEUE_BATCHES);
     let (pool, results) = Pool::start(
         Arc::clone(&chain),
@@ -64,12 +72,16 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         None => None,
     };
     let delivery = plan.sink.delivery();
-    let journal: Arc<dyn Journal> = Arc::new(Memory::new(Retention {
-        bytes_max: plan.journal.bytes_max,
-        age_max: plan.journal.age_max,
-        history: delivery == Delivery::Published,
-    }));
-    let (confirmed_by_sink, confirmed) = watch::channel(Position::default());
+    let journal = open_journal(&plan.journal, delivery, fresh).await?;
+    let marks = *journal.marks().borrow();
+    let from = match delivery {
+        Delivery::Published => marks.head,
+        Delivery::Confirmed => {
+            let remembered = journal.remembered(SINK_CURSOR);
+            remembered.unwrap_or_default().max(marks.tail)
+        }
+    };
+    let (confirmed_by_sink, confirmed) = watch::channel(from);
     let (poisoned_by_sink, poisoned) = mpsc::channel(POISONED_MAX);
     let metrics = Arc::new(Metrics::default());
     let sink = plan
@@ -78,6 +90,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
             pipeline: plan.service.pipeline_id.clone(),
             state_dir: plan.service.state_dir.clone(),
             journal: Arc::clone(&journal),
+            from,
             confirmed: confirmed_by_sink,
             poisoned: poisoned_by_sink,
             stop: stop.clone(),
@@ -91,6 +104,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
             limits: plan.service.batch,
             state_dir: plan.service.state_dir.clone(),
             fresh,
+            resume_at: journal.survives_crash().then(|| journal.checkpoint()),
         })
         .await?;
     Ok(Pipeline {
@@ -103,6 +117,8 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         results,
         framing,
         journal,
+        from,
+        head: marks.head,
         delivery,
         sink,
         confirmed,
@@ -111,6 +127,32 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         stop,
         metrics,
     })
+}
+
+/// Opens the journal that a plan names; where it is on disk, off the runtime's threads.
+async fn open_journal(
+    plan: &JournalPlan,
+    delivery: Delivery,
+    fresh: bool,
+) -> Result<Arc<dyn Journal>, RunError> {
+    let history = delivery == Delivery::Published;
+    let Some(disk) = &plan.disk else {
+        return Ok(Arc::new(Memory::new(Retention {
+            bytes_max: plan.bytes_max,
+            age_max: plan.age_max,
+            history,
+        })));
+    };
+    let options = disk::Options {
+        path: disk.path.clone(),
+        bytes_max: plan.bytes_max,
+        age_max: plan.age_max,
+        history,
+        sync: disk.sync,
+        fresh,
+    };
+    let opened = tokio::task::spawn_blocking(|| Disk::open(options)).await;
+    Ok(Arc::new(opened.expect("opening does not panic")?))
 }
 
 impl Pipeline {

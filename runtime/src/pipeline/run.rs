@@ -15,12 +15,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::account::Account;
-use super::books::Books;
-use super::build::Pipeline;
+use super::books::{Beginning, Books};
+use super::build::{Pipeline, SINK_CURSOR};
 use super::error::RunError;
 use super::workers::{Done, Job, Pool, QUEUE_BATCHES, Reorder};
 use crate::driver::BoxFuture;
-use crate::journal::{Journal, JournalError, Position};
+use crate::journal::{Journal, JournalError, Marks, Position};
 use crate::metrics::Metrics;
 use crate::record::Batch;
 use crate::sink::{Delivered, Delivery, Poisoned, SinkError, Stop};
@@ -91,20 +91,26 @@ impl Pipeline {
             stop.clone(),
             Arc::clone(&seen),
         ));
-        let keep = !self.replayable && self.delivery == Delivery::Confirmed;
-        let kept = keep.then(|| self.journal.pin(Position::default()));
-        let books = Books::new(
-            self.delivery,
-            source.start,
-            source.committer,
-            self.failover,
-            self.chain,
-            self.framing,
-            kept,
-        );
+        let survives = self.journal.survives_crash();
+        let confirms = self.delivery == Delivery::Confirmed;
+        let keep = confirms && (survives || !self.replayable);
+        let books = Books::new(Beginning {
+            delivery: self.delivery,
+            survives,
+            from: self.from,
+            head: self.head,
+            start: source.start,
+            committer: source.committer,
+            failover: self.failover,
+            chain: self.chain,
+            framing: self.framing,
+            kept: keep.then(|| self.journal.pin(self.from)),
+        });
         let run = Run {
             books,
             journal: &*self.journal,
+            marks: self.journal.marks(),
+            survives,
             reorder: Reorder::default(),
             input: Input::Open,
             started: Instant::now(),
@@ -172,6 +178,9 @@ enum Input {
 struct Run<'a> {
     books: Books,
     journal: &'a dyn Journal,
+    marks: watch::Receiver<Marks>,
+    /// What is durable in the journal is settled.
+    survives: bool,
     reorder: Reorder,
     input: Input,
     started: Instant,
@@ -193,8 +202,9 @@ impl Run<'_> {
     async fn finish(mut self, replayable: bool) -> Ended {
         let delivered = self.carry().await;
         let confirmed = *self.confirmed.borrow();
-        self.note(|books| books.confirm(confirmed));
+        self.confirm(confirmed);
         self.stop.drain.cancel();
+        self.finish_journal().await;
         if replayable {
             self.reading.iter().for_each(JoinHandle::abort); // what it holds is read again
         } else {
@@ -208,11 +218,12 @@ impl Run<'_> {
         if let Err(error) = self.books.commit().await {
             self.fail(error);
         }
+        let kept = self.books.kept_in_journal();
         let mut account = self.books.close(self.seen.records());
         account.close(delivered, self.seen.oddities());
-        if !replayable && account.unconfirmed > 0 {
+        if !replayable && account.unconfirmed > kept {
             tracing::warn!(
-                records = account.unconfirmed,
+                records = account.unconfirmed - kept,
                 "unconfirmed, from a source that cannot be read again, and no `failover` has them"
             );
         }
@@ -282,12 +293,19 @@ impl Run<'_> {
                 changed = self.confirmed.changed(), if confirmed_open => {
                     confirmed_open = changed.is_ok();
                     let confirmed = *self.confirmed.borrow_and_update();
-                    self.note(|books| books.confirm(confirmed));
+                    self.confirm(confirmed);
+                }
+                Ok(()) = self.marks.changed(), if self.survives => {
+                    self.marks.borrow_and_update();
+                    self.durable();
                 }
                 appended = wait(&mut append) => {
                     append = None;
                     match appended {
-                        Ok(head) => self.note(|books| books.appended(head)),
+                        Ok(_) => {
+                            let durable = self.marks.borrow().durable;
+                            self.note(|books| books.appended(durable));
+                        }
                         Err(error) => {
                             // Positions are given out already: nothing may take those of the chunk.
                             self.fail(error.into());
@@ -392,6 +410,39 @@ impl Run<'_> {
                 );
                 failed
             }
+        }
+    }
+
+    /// The sink has everything below `confirmed`.
+    fn confirm(&mut self, confirmed: Position) {
+        self.note(|books| books.confirm(confirmed));
+        if self.survives {
+            self.journal.remember(SINK_CURSOR, self.books.confirmed());
+        }
+    }
+
+    /// The journal's marks have moved, or it failed.
+    fn durable(&mut self) {
+        let durable = self.marks.borrow().durable;
+        self.note(|books| books.durable(durable));
+        if let Some(error) = self.journal.failure() {
+            self.fail(error.into());
+            self.stop.abort.cancel(); // its readers wait for what cannot be read
+        }
+    }
+
+    /// Makes durable what was appended, and tells what is left for the next run.
+    async fn finish_journal(&mut self) {
+        if let Err(error) = self.journal.finish().await {
+            self.fail(error.into());
+        }
+        self.durable();
+        let records = self.books.kept_in_journal();
+        if self.survives && records > 0 {
+            tracing::info!(
+                records,
+                "unconfirmed, and in the journal: the next run delivers them"
+            );
         }
     }
 

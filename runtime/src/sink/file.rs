@@ -17,7 +17,7 @@ use super::plain::{self, Lines};
 use super::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
 use crate::files;
-use crate::journal::{Chunk, Cursor, Position};
+use crate::journal::{Chunk, Cursor};
 use crate::units::ByteSize;
 
 /// The table entry.
@@ -86,7 +86,7 @@ impl SinkPlan for Plan {
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
         Box::pin(async move {
             let out = Out::open(self).await.map_err(|error| self.failed(error))?;
-            let cursor = context.journal.pin(Position::default());
+            let cursor = context.journal.pin(context.from);
             Ok(Box::new(FileSink {
                 plan: self.clone(),
                 context,

@@ -102,6 +102,8 @@ pub struct SinkContext {
     pub state_dir: PathBuf,
     /// What to carry.
     pub journal: Arc<dyn Journal>,
+    /// Where a sink that confirms begins: an earlier run had all below confirmed.
+    pub from: Position,
     /// Everything below this is confirmed.
     pub confirmed: watch::Sender<Position>,
     /// Records that cannot be delivered.

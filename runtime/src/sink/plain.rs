@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::framing::{Batching, Carrier, Framing};
 use super::{Delivered, SinkContext};
-use crate::journal::{Chunk, Cursor, Followed, Follower, Position};
+use crate::journal::{Chunk, Cursor, Followed, Follower};
 
 /// Longest record that a line may be.
 const LINE_BYTES_MAX: usize = 256 << 20;
@@ -40,7 +40,7 @@ pub(super) async fn carry<L: Lines>(
     mut cursor: Cursor,
     mut lines: L,
 ) -> io::Result<Delivered> {
-    let mut follower = Follower::new(Arc::clone(&context.journal), Position::default());
+    let mut follower = Follower::new(Arc::clone(&context.journal), cursor.position());
     let mut unsafe_bytes = 0;
     loop {
         let chunk = tokio::select! {

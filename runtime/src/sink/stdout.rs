@@ -13,7 +13,7 @@ use super::framing::Framing;
 use super::plain::{self, Lines};
 use super::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
-use crate::journal::{Chunk, Cursor, Position};
+use crate::journal::{Chunk, Cursor};
 
 /// The table entry.
 pub static DRIVER: Driver<Box<dyn SinkPlan>> = Driver {
@@ -54,7 +54,7 @@ impl SinkPlan for Config {
 
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
         Box::pin(async {
-            let cursor = context.journal.pin(Position::default());
+            let cursor = context.journal.pin(context.from);
             Ok(Box::new(Stdout { context, cursor }) as Box<dyn Sink>)
         })
     }

@@ -40,6 +40,7 @@ pub(super) async fn open(plan: &dyn SourcePlan, folder: &Path) -> Source {
         limits: LIMITS,
         state_dir: folder.join("state"),
         fresh: false,
+        resume_at: None,
     };
     plan.open(context).await.expect("it opens")
 }
@@ -242,7 +243,7 @@ async fn a_repeated_file_keeps_its_positions_rising() {
 fn stdin(config: Value) -> (Source, PipeWriter) {
     let (input, output) = std::io::pipe().unwrap();
     let config: stdin::Config = serde_json::from_value(config).unwrap();
-    let source = config.read_from(File::from(OwnedFd::from(input)), LIMITS);
+    let source = config.read_from(File::from(OwnedFd::from(input)), LIMITS, 0);
     (source.unwrap(), output)
 }
 

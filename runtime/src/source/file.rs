@@ -175,20 +175,34 @@ impl Plan {
         Partition::new(name.to_string_lossy())
     }
 
-    /// What there is to read of a file after what the last run had confirmed.
+    /// What there is to read of a file after what the last run had settled: by the journal where that
+    /// knows it, else by what `trail` remembers.
     fn left(
         &self,
         path: &Path,
-        trail: &Trail,
+        trail: Option<&Trail>,
         files: &[PathBuf],
+        context: &SourceContext,
     ) -> Result<Vec<Piece>, SourceError> {
         let partition = self.partition(path);
-        let Some(remembered) = trail.remembered(partition.name()) else {
-            return Ok(vec![Piece::whole(path)]);
+        let resume_at = context.resume_at(&partition);
+        let remembered = trail.and_then(|trail| trail.remembered(partition.name()));
+        let Some(remembered) = remembered else {
+            // Which file it was that the journal knows of, nobody knows.
+            let mut whole = Piece::whole(path);
+            whole.position = resume_at.unwrap_or(0);
+            return Ok(vec![whole]);
         };
-        let pieces =
-            piece::left(path, &remembered, files).map_err(|error| unreadable(path, error))?;
-        let position = pieces.first().map_or(0, |piece| piece.offset);
+        let failed = |error| unreadable(path, error);
+        let mut pieces = piece::left(path, &remembered, files).map_err(failed)?;
+        let is_there = pieces[0].identity.as_ref() == Some(&remembered.file);
+        match resume_at {
+            Some(to) if is_there => {
+                piece::seek(&mut pieces, remembered.at(), to).map_err(failed)?
+            }
+            _ => pieces[0].position = resume_at.unwrap_or(0).max(remembered.at()),
+        }
+        let position = pieces[0].offset;
         if position > 0 {
             tracing::info!(
                 file = partition.name(),
@@ -255,22 +269,21 @@ impl SourcePlan for Plan {
                     files[files.len() - 1].display()
                 );
             }
+            let trail = match self.resume {
+                true => {
+                    let path = context.state_dir.join("positions.json");
+                    Some(Trail::open(path, context.fresh)?)
+                }
+                false => None,
+            };
             let mut start = Checkpoint::default();
             let mut left = VecDeque::new();
-            let mut trail = None;
-            if self.resume {
-                let path = context.state_dir.join("positions.json");
-                let known = trail.insert(Trail::open(path, context.fresh)?);
-                for path in &files {
-                    let pieces = self.left(path, known, &files)?;
-                    let position = pieces.first().map_or(0, |piece| piece.offset);
-                    if position > 0 {
-                        start.start_at(self.partition(path), position);
-                    }
-                    left.extend(pieces);
+            for path in &files {
+                let pieces = self.left(path, trail.as_ref(), &files, &context)?;
+                if pieces[0].position > 0 {
+                    start.start_at(self.partition(path), pieces[0].position);
                 }
-            } else {
-                left.extend(files.iter().map(|path| Piece::whole(path)));
+                left.extend(pieces);
             }
             let committer: Box<dyn Committer> = match &trail {
                 Some(trail) => Box::new(trail.clone()),

@@ -45,6 +45,17 @@ pub struct SourceContext {
     pub state_dir: PathBuf,
     /// Forget the remembered position.
     pub fresh: bool,
+    /// What a journal that survives a crash holds of each partition; `None` without such a journal. It
+    /// goes before what the source remembers itself: the first batch of a partition begins exactly at
+    /// its position here. A source that cannot go there counts on from there.
+    pub resume_at: Option<Checkpoint>,
+}
+
+impl SourceContext {
+    /// The position at which the journal wants `partition` to begin, if it knows it.
+    pub fn resume_at(&self, partition: &Partition) -> Option<u64> {
+        self.resume_at.as_ref()?.position(partition)
+    }
 }
 
 /// A checked source that can be opened.

@@ -152,8 +152,10 @@ impl SourcePlan for Plan {
             let every = Duration::from_secs_f64(self.config.publish_interval);
             let mut ticks = interval_at(Instant::now() + every, every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let before = context.resume_at(&self.partition).unwrap_or(0);
             let reader = Playground {
-                made: 0,
+                made: before,
+                before,
                 at_once: if self.config.historical_batch {
                     HISTORICAL_RECORDS
                 } else {
@@ -181,19 +183,19 @@ struct Playground {
     limits: BatchLimits,
     ticks: tokio::time::Interval,
     random: fastrand::Rng,
-    /// Records made so far.
+    /// Records made so far, by earlier runs that the journal knows of as well.
     made: u64,
+    /// Those by earlier runs.
+    before: u64,
     /// Records that are due now without waiting.
     at_once: u64,
 }
 
 impl Playground {
     async fn read(&mut self) -> Option<Batch> {
-        let left = self
-            .plan
-            .config
-            .limit
-            .map_or(u64::MAX, |limit| limit.saturating_sub(self.made));
+        let left = self.plan.config.limit.map_or(u64::MAX, |limit| {
+            (self.before + limit).saturating_sub(self.made)
+        });
         if left == 0 {
             return None;
         }

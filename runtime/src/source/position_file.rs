@@ -55,11 +55,21 @@ impl Identity {
 pub struct Remembered {
     /// Where to go on in `file`.
     pub position: u64,
+    /// The partition's position there, if it is another: files came before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
     /// The file in which the first unsettled record is.
     pub file: Identity,
     /// The files that took its place since and are not settled either, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub then: Vec<Identity>,
+}
+
+impl Remembered {
+    /// The partition's position where it goes on.
+    pub fn at(&self) -> u64 {
+        self.at.unwrap_or(self.position)
+    }
 }
 
 /// Remembered positions, by partition name.
@@ -86,6 +96,8 @@ struct Found {
     identity: Identity,
     /// Where it is to be read from.
     offset: u64,
+    /// The partition's position there, of the first that is to be read.
+    at: u64,
     /// The partition's position at the file's first byte; unknown before it is read.
     base: Option<u64>,
 }
@@ -105,12 +117,13 @@ impl State {
         let Some(first) = files.front() else {
             return;
         };
-        let position = match (settled, first.base) {
-            (Some(settled), Some(base)) => settled.saturating_sub(base),
-            _ => first.offset,
+        let (position, at) = match (settled, first.base) {
+            (Some(settled), Some(base)) => (settled.saturating_sub(base), settled),
+            _ => (first.offset, first.at),
         };
         let remembered = Remembered {
             position,
+            at: (at != position).then_some(at),
             file: first.identity.clone(),
             then: files
                 .iter()
@@ -190,13 +203,15 @@ impl Trail {
         self.state().known.get(name).cloned()
     }
 
-    /// After the files that are known, this one is to be read from `offset` on.
-    pub fn find(&self, partition: &Partition, identity: Identity, offset: u64) {
+    /// After the files that are known, this one is to be read from `offset` on. If it is the first, `at`
+    /// is the partition's position there.
+    pub fn find(&self, partition: &Partition, identity: Identity, offset: u64, at: u64) {
         let mut state = self.state();
         let files = state.files.entry(partition.clone()).or_default();
         files.push_back(Found {
             identity,
             offset,
+            at,
             base: None,
         });
         state.remember(partition);
@@ -212,6 +227,7 @@ impl Trail {
         let begun = Found {
             identity,
             offset,
+            at: base + offset,
             base: Some(base),
         };
         match found {

@@ -92,17 +92,20 @@ impl SourcePlan for Config {
             // A handle of our own: nothing of it is left in the buffer of `io::stdin`.
             let input = io::stdin().as_fd().try_clone_to_owned();
             let input = input.map_err(|error| SourceError::io("opening standard input", error))?;
-            self.read_from(File::from(input), context.limits)
+            let base = context.resume_at(&partition()).unwrap_or(0);
+            self.read_from(File::from(input), context.limits, base)
         })
     }
 }
 
 impl Config {
-    /// Opens the source on whatever standard input is: a pipe, a file, a terminal.
+    /// Opens the source on whatever standard input is: a pipe, a file, a terminal. Its first byte has the
+    /// position `base`.
     pub(super) fn read_from(
         &self,
         input: File,
         limits: BatchLimits,
+        base: u64,
     ) -> Result<Source, SourceError> {
         let (batches, received) = mpsc::channel(AHEAD_MAX);
         let closed = Arc::new(AtomicBool::new(false));
@@ -114,8 +117,8 @@ impl Config {
         std::thread::Builder::new()
             .name("stdin".to_owned())
             .spawn(move || match config.framing {
-                Cut::Lines => read_lines(&input, &config, limits, &batches),
-                Cut::Bytes => read_blocks(&input, limits, &batches),
+                Cut::Lines => read_lines(&input, &config, limits, base, &batches),
+                Cut::Bytes => read_blocks(&input, limits, base, &batches),
             })
             .map_err(|error| SourceError::io("starting the stdin thread", error))?;
         Ok(Source {
@@ -236,8 +239,14 @@ fn partition() -> Partition {
     Partition::new("stdin")
 }
 
-fn read_lines(input: &Input, config: &Config, limits: BatchLimits, batches: &mpsc::Sender<Sent>) {
-    let mut lines = Lines::new(partition(), limits, config.line_max.0 as usize, 0);
+fn read_lines(
+    input: &Input,
+    config: &Config,
+    limits: BatchLimits,
+    base: u64,
+    batches: &mpsc::Sender<Sent>,
+) {
+    let mut lines = Lines::new(partition(), limits, config.line_max.0 as usize, base);
     let mut block = vec![0; BLOCK_BYTES];
     let mut waiting_since = None;
     input.widen();
@@ -313,9 +322,9 @@ fn empty(start: u64) -> Batch {
     }
 }
 
-fn read_blocks(input: &Input, limits: BatchLimits, batches: &mpsc::Sender<Sent>) {
+fn read_blocks(input: &Input, limits: BatchLimits, base: u64, batches: &mpsc::Sender<Sent>) {
     let mut block = vec![0; BLOCK_BYTES.min(limits.bytes_max)];
-    let mut offset = 0;
+    let mut offset = base;
     loop {
         let sent = match input.read(&mut block) {
             Ok(0) => return,

@@ -144,6 +144,7 @@ impl Run {
         let (poisoned, poison) = mpsc::channel::<Poisoned>(1);
         let fresh = self.fresh;
         let context = SinkContext {
+            from: Position::default(),
             state_dir: std::path::PathBuf::new(),
             pipeline: "test".into(),
             journal: Arc::clone(&journal),

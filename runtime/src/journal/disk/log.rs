@@ -72,6 +72,9 @@ pub struct Log {
     pending_bytes: u64,
     /// The last segment takes nothing more.
     broken: bool,
+    /// After a failure: each entry is made safe by itself, so that a disk that has room for some of what
+    /// waits takes that.
+    is_careful: bool,
     /// Something that counts as safe could not be synced.
     is_doubtful: bool,
     /// Files of failed tries that are to be removed.
@@ -97,6 +100,7 @@ impl Log {
             epoch,
             // Without a segment there is nothing to write to before the next one.
             broken: segments.is_empty(),
+            is_careful: false,
             segments,
             sequence,
             written_bytes: bytes,
@@ -210,11 +214,16 @@ impl Log {
             );
             let entry = self.unwritten.pop_front().expect("it was looked at");
             self.unsafe_entries.push_back(entry);
-            if buffer.len() >= WRITE_BYTES {
+            if buffer.len() >= WRITE_BYTES || self.is_careful {
                 self.flush(&mut buffer)?;
             }
+            if self.is_careful {
+                self.sync()?;
+            }
         }
-        self.flush(&mut buffer)
+        self.flush(&mut buffer)?;
+        self.is_careful = false;
+        Ok(())
     }
 
     fn flush(&mut self, buffer: &mut Vec<u8>) -> io::Result<()> {
@@ -279,6 +288,7 @@ impl Log {
     /// After a failure: the segment counts as far as it is safe, and the rest is to be written again.
     fn fail(&mut self, error: io::Error) -> io::Error {
         self.broken = true;
+        self.is_careful = true;
         for entry in self.unsafe_entries.drain(..).rev() {
             self.unwritten.push_front(entry);
         }
@@ -292,13 +302,32 @@ impl Log {
     /// Begins a segment behind what is safe. All that is written must be.
     pub(super) fn next_segment(&mut self) -> io::Result<()> {
         self.broken = true; // until there is one
+        // One that nothing came of is replaced: tries must not fill a disk that is full already.
+        let replaced = self.segments.pop_back_if(|last| last.is_empty());
+        let made = self.make_segment(replaced.as_deref());
+        match (&made, replaced) {
+            (Ok(()), Some(replaced)) => self.remove(name(replaced.sequence)),
+            (Err(_), Some(replaced)) => self.segments.push_back(replaced),
+            (_, None) => {}
+        }
+        made
+    }
+
+    /// Removes a file that does not count any more, now or later.
+    fn remove(&mut self, name: String) {
+        if self.folder.remove(&name).is_err() {
+            self.leftovers.push(name);
+        }
+    }
+
+    fn make_segment(&mut self, replaced: Option<&Segment>) -> io::Result<()> {
         let previous = self.segments.back().cloned();
         let extent = previous.as_ref().map(|previous| previous.extent());
         self.sequence += 1;
         let head = Head {
             epoch: self.epoch,
             sequence: self.sequence,
-            first: self.safe(),
+            first: replaced.map_or_else(|| self.safe(), |replaced| replaced.first),
             previous: previous.as_ref().map_or(0, |previous| previous.sequence),
             previous_bytes: extent.map_or(0, |extent| extent.bytes),
             checkpoint: self.checkpoint.clone(),
@@ -314,9 +343,7 @@ impl Log {
         let file = match created {
             Ok(file) => file,
             Err(error) => {
-                if self.folder.remove(&name).is_err() {
-                    self.leftovers.push(name);
-                }
+                self.remove(name);
                 return Err(error);
             }
         };

@@ -91,6 +91,11 @@ impl Segment {
         }
     }
 
+    /// Whether it has no record.
+    pub fn is_empty(&self) -> bool {
+        self.extent().bytes == self.head_bytes
+    }
+
     /// Where its records begin.
     pub fn head_bytes(&self) -> u64 {
         self.head_bytes

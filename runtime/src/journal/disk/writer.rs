@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::folder::Folder;
+use super::folder::{Folder, write_full};
 use super::log::Log;
 use super::segment::Segment;
 use super::{Shared, State, Sync, notes, now_ms};
@@ -21,6 +21,12 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
 /// How long the end of a run waits for a disk that fails.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
+/// A disk that fails again so soon after it did well is not told again.
+const QUIET_FOR: Duration = Duration::from_secs(10);
+/// A file that holds some room on the disk, so that a full one can still take the segment after which
+/// those before it can go.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: usize = 64 << 10;
 /// How often retention by age is looked at.
 const AGE_EVERY: Duration = Duration::from_secs(1);
 
@@ -31,6 +37,9 @@ pub(super) struct Writer {
     synced_at: Instant,
     /// After a failure: when to try again, and how long to wait after the next one.
     retry: Option<(Instant, Duration)>,
+    /// When trouble was last over.
+    well_since: Option<Instant>,
+    has_reserve: bool,
     /// After a segment could not be removed: when to try again.
     drop_after: Option<Instant>,
     /// Since when it is to end.
@@ -67,6 +76,8 @@ impl Writer {
             folder,
             synced_at: Instant::now(),
             retry: None,
+            well_since: None,
+            has_reserve: false,
             drop_after: None,
             finishing_since: None,
         }
@@ -74,6 +85,7 @@ impl Writer {
 
     /// Works until the journal is finished or dropped.
     pub(super) fn run(mut self) {
+        self.reserve();
         loop {
             let Some(work) = self.wait() else {
                 return; // dropped: as after a crash, what is not durable never was
@@ -166,11 +178,32 @@ impl Writer {
         if sync {
             self.synced_at = Instant::now();
         }
-        let told = match written {
+        let news = match written {
             Ok(()) => self.retry.take().map(|_| News::Over),
             Err(error) => self.fail(error.to_string()),
         };
-        self.settle(told);
+        if matches!(news, Some(News::Over)) {
+            self.reserve();
+        }
+        self.settle(news);
+    }
+
+    /// Sets room aside. Without it a full disk may need somebody who makes room.
+    fn reserve(&mut self) {
+        let reserved = self.folder.create(RESERVE).and_then(|file| {
+            write_full(&*file, &vec![0; RESERVE_BYTES], 0)?;
+            file.sync()
+        });
+        self.has_reserve = true;
+        if let Err(error) = reserved {
+            tracing::debug!(%error, "no room is set aside for the journal");
+            self.give_back();
+        }
+    }
+
+    /// Gives the room back; whether there was some.
+    fn give_back(&mut self) -> bool {
+        std::mem::take(&mut self.has_reserve) && self.folder.remove(RESERVE).is_ok()
     }
 
     /// Notes a failure and when to try again; returns what is new to tell.
@@ -178,12 +211,17 @@ impl Writer {
         let wait = self.retry.map_or(RETRY_AFTER, |(_, wait)| wait);
         let is_new = self.retry.is_none();
         let next = (wait * 2).min(RETRY_AFTER_MAX);
+        let wait = if self.give_back() {
+            Duration::ZERO
+        } else {
+            wait
+        };
         self.retry = Some((Instant::now() + wait, next));
         is_new.then_some(News::Trouble(error))
     }
 
     /// Lets everybody know what the log has now, and what is new of the disk.
-    fn settle(&self, news: Option<News>) {
+    fn settle(&mut self, news: Option<News>) {
         let ends = |segments: &VecDeque<Arc<Segment>>| {
             let sequence = |segment: &Arc<Segment>| segment.sequence;
             (
@@ -203,15 +241,26 @@ impl Writer {
         match news {
             None => {}
             Some(News::Trouble(error)) => {
-                tracing::error!(
-                    %path,
-                    error,
-                    "the journal cannot be written; the source is held back until it can"
-                );
+                if self
+                    .well_since
+                    .is_none_or(|since| since.elapsed() > QUIET_FOR)
+                {
+                    tracing::error!(
+                        %path,
+                        error,
+                        "the journal cannot be written; the source is held back until it can"
+                    );
+                }
                 state.trouble = Some(error);
             }
             Some(News::Over) => {
-                tracing::info!(%path, "the journal can be written again");
+                if self
+                    .well_since
+                    .is_none_or(|since| since.elapsed() > QUIET_FOR)
+                {
+                    tracing::info!(%path, "the journal can be written again");
+                }
+                self.well_since = Some(Instant::now());
                 state.trouble = None;
             }
         }

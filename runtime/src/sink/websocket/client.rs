@@ -76,7 +76,7 @@ impl SinkPlan for ClientPlan {
         Box::pin(async move {
             let tls =
                 tls::of(&self.endpoint).map_err(|message| SinkError::Environment { message })?;
-            let from = context.journal.marks().borrow().tail;
+            let from = context.from;
             let cursor = context.journal.pin(from);
             let session = Session::new(self.rules.clone(), from, fastrand::u64(..));
             let marks = context.journal.marks();

@@ -294,6 +294,15 @@ impl Hub {
         !self.draining.load(Ordering::Relaxed)
     }
 
+    /// Why no new work should be sent here, if so; for whoever routes it.
+    fn unready(&self) -> Option<&'static str> {
+        let journal_waits = || self.context.journal.trouble().is_some();
+        match self.is_ready() {
+            false => Some("ending"),
+            true => journal_waits().then_some("the journal cannot be written"),
+        }
+    }
+
     fn stop_taking_subscribers(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.subscribers.close();

@@ -18,6 +18,8 @@ pub struct Piece {
     pub path: PathBuf,
     /// Where to begin.
     pub offset: u64,
+    /// The partition's position there, if nothing of the partition is read before.
+    pub position: u64,
     /// What it is, where that is known already.
     pub identity: Option<Identity>,
     /// The file, if it must not be lost though its name may be given to another before it is read.
@@ -35,6 +37,7 @@ impl Piece {
             of: of.to_owned(),
             path: path.to_owned(),
             offset,
+            position: offset,
             identity,
             held: None,
         }
@@ -79,6 +82,24 @@ pub fn left(of: &Path, remembered: &Remembered, named: &[PathBuf]) -> io::Result
         pieces.push(Piece::whole(of));
     }
     Ok(pieces)
+}
+
+/// Goes to the position `to` of a partition of which `at` was remembered for the first of `pieces`. Where
+/// that is in no file any more, what is left is read from its beginning: again rather than not at all.
+pub fn seek(pieces: &mut Vec<Piece>, at: u64, to: u64) -> io::Result<()> {
+    let mut ahead = to.saturating_sub(at);
+    while ahead > 0 && pieces.len() > 1 && pieces[0].packing() == Packing::Plain {
+        let rest = std::fs::metadata(&pieces[0].path)?.len();
+        let rest = rest.saturating_sub(pieces[0].offset);
+        if ahead < rest {
+            break;
+        }
+        ahead -= rest;
+        pieces.remove(0);
+    }
+    pieces[0].offset = (pieces[0].offset + ahead).saturating_sub(at.saturating_sub(to));
+    pieces[0].position = to;
+    Ok(())
 }
 
 /// The file of the same folder that is `identity`.

@@ -114,7 +114,7 @@ impl FileReader {
             }
             if let (Some(trail), Some(identity)) = (&self.trail, &piece.identity) {
                 let partition = self.plan.partition(&piece.of);
-                trail.find(&partition, identity.clone(), piece.offset);
+                trail.find(&partition, identity.clone(), piece.offset, piece.position);
             }
         }
         match &self.trail {
@@ -142,13 +142,15 @@ impl FileReader {
             input = open(0)?;
         }
         let partition = self.plan.partition(&piece.of);
-        let first = *self.ends.get(&partition).unwrap_or(&piece.offset);
+        let first = *self.ends.get(&partition).unwrap_or(&piece.position);
         if let Some(trail) = &self.trail {
             // Never below zero: positions of a partition only rise, and begin at such an offset.
             let base = first - input.offset();
             trail.begin(&partition, input.identity(), input.offset(), base);
-            if self.left.is_empty() && self.plan.config.follow {
-                trail.save()?; // before a record of it is read
+            // Before a record of it is read: the journal knows positions, and this which file they are of.
+            let is_journalled = self.context.resume_at.is_some();
+            if is_journalled || (self.left.is_empty() && self.plan.config.follow) {
+                trail.save()?;
             }
         }
         let line_max = self.plan.config.line_max.0 as usize;
@@ -201,7 +203,7 @@ impl FileReader {
         }
         tracing::info!(file = %of.display(), "another file has taken the name; it is read next");
         if let (Some(trail), Some(identity)) = (&self.trail, &piece.identity) {
-            trail.find(&self.plan.partition(of), identity.clone(), 0);
+            trail.find(&self.plan.partition(of), identity.clone(), 0, 0);
             trail.save()?; // before a record of it is read
         }
         self.left.push_back(piece);
@@ -308,10 +310,8 @@ impl FileReader {
             return Ok(false);
         };
         for path in &files {
-            let pieces = match &self.trail {
-                Some(trail) => self.plan.left(path, trail, &files)?,
-                None => vec![Piece::whole(path)],
-            };
+            let trail = self.trail.as_ref();
+            let pieces = self.plan.left(path, trail, &files, &self.context)?;
             self.left.extend(pieces);
         }
         self.files = files;

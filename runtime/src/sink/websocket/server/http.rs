@@ -92,8 +92,12 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
     }
     match place {
         Place::Alive => return text(StatusCode::OK, "alive"),
-        Place::Ready if hub.is_ready() => return text(StatusCode::OK, "ready"),
-        Place::Ready => return text(StatusCode::SERVICE_UNAVAILABLE, "ending"),
+        Place::Ready => {
+            return match hub.unready() {
+                None => text(StatusCode::OK, "ready"),
+                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+            };
+        }
         _ => (),
     }
     if let Err(reason) = allow(&request.headers, &hub.plan.hosts, &hub.plan.origins) {

@@ -73,6 +73,7 @@ impl Running {
         let stop = Stop::default();
         let metrics = Arc::new(Metrics::default());
         let context = SinkContext {
+            from: Position::default(),
             pipeline: facts.pipeline.clone(),
             state_dir: folder.path().to_owned(),
             journal: Arc::new(journal.clone()),
