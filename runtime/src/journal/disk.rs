@@ -278,11 +278,11 @@ fn open_log(folder: &Arc<dyn Folder>, options: &Options) -> Result<(Log, Cursors
         }
         RecoveryError::Damaged { .. } => damaged(error.to_string()),
     })?;
-    if let Some((file, offset, bytes)) = recovered.cut {
+    if let Some(cut) = recovered.cut {
         tracing::warn!(
-            file = %path.join(file).display(),
-            offset,
-            bytes,
+            file = %path.join(cut.file).display(),
+            offset = cut.offset,
+            bytes = cut.bytes,
             "cut what a crash tore off the end of the journal; it was never durable"
         );
     }

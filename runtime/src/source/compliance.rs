@@ -13,6 +13,7 @@ use super::{
 };
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::driver::Facts;
+use crate::record::Partition;
 
 /// Longest wait for a batch; only a broken source meets it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,13 +37,83 @@ pub(super) fn plan(driver: &str, config: Value, folder: &Path) -> Box<dyn Source
 }
 
 pub(super) async fn open(plan: &dyn SourcePlan, folder: &Path) -> Source {
+    open_at(plan, folder, None).await
+}
+
+/// Opens it with what a journal holds.
+pub(super) async fn open_at(
+    plan: &dyn SourcePlan,
+    folder: &Path,
+    resume_at: Option<Checkpoint>,
+) -> Source {
     let context = SourceContext {
         limits: LIMITS,
         state_dir: folder.join("state"),
         fresh: false,
-        resume_at: None,
+        resume_at,
     };
     plan.open(context).await.expect("it opens")
+}
+
+fn at(partition: &str, position: u64) -> Option<Checkpoint> {
+    let mut checkpoint = Checkpoint::default();
+    checkpoint.start_at(Partition::new(partition), position);
+    Some(checkpoint)
+}
+
+/// The journal goes before what the file source remembers, further on as well as further back; what
+/// was never committed is known of all the same.
+#[tokio::test]
+async fn i1_a_file_begins_where_the_journal_is() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("in"), &rows(0, 9));
+    let plan = plan("file", json!({"path": "in"}), folder.path());
+    let row = rows(0, 1)[0].len() as u64 + 1;
+    let mut first = open_at(&*plan, folder.path(), Some(Checkpoint::default())).await;
+    assert_eq!(read(&mut first, 3).await.0.len(), 9);
+    drop(first); // as a crash does: nothing was committed
+    for (journal, committed) in [(5, 3), (2, 4), (4, 9), (9, 9)] {
+        let resume_at = at("in", journal * row);
+        let mut source = open_at(&*plan, folder.path(), resume_at).await;
+        assert_eq!(
+            source.start.position(&Partition::new("in")),
+            Some(journal * row)
+        );
+        let (records, _) = read(&mut source, 9).await;
+        assert_eq!(records, rows(journal as usize, 9), "{journal}");
+        let committed = at("in", committed * row).unwrap();
+        source.committer.commit(&committed).await.unwrap();
+    }
+}
+
+/// A file of which nothing is remembered may be another one than the journal knows of: it is read whole.
+#[tokio::test]
+async fn i1_a_file_that_nobody_knows_is_read_whole_and_positions_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("in"), &rows(0, 9));
+    let plan = plan("file", json!({"path": "in"}), folder.path());
+    let mut source = open_at(&*plan, folder.path(), at("in", 16)).await;
+    let (records, checkpoint) = read(&mut source, 9).await;
+    assert_eq!(records, rows(0, 9));
+    assert_eq!(checkpoint.position(&Partition::new("in")), Some(16 + 9 * 8));
+}
+
+#[tokio::test]
+async fn sources_that_cannot_go_back_count_on_from_where_the_journal_is() {
+    let made = json!({"data_type": "market", "publish_interval": 0.001, "limit": 3});
+    let plan = plan("playground", made, Path::new("."));
+    let mut source = open_at(&*plan, Path::new("/nonexistent"), at("playground", 7)).await;
+    let (records, checkpoint) = read(&mut source, 10).await;
+    assert_eq!(records.len(), 3);
+    assert_eq!(checkpoint.position(&Partition::new("playground")), Some(10));
+    let (input, mut output) = std::io::pipe().unwrap();
+    output.write_all(b"a\nb\n").unwrap();
+    drop(output);
+    let stdin: stdin::Config = serde_json::from_value(json!({})).unwrap();
+    let source = stdin.read_from(File::from(OwnedFd::from(input)), LIMITS, 100);
+    let (records, checkpoint) = read(&mut source.unwrap(), 10).await;
+    assert_eq!(records, ["a", "b"]);
+    assert_eq!(checkpoint.position(&Partition::new("stdin")), Some(104));
 }
 
 /// Reads up to `records_max` records; checks batches, positions and order on the way.

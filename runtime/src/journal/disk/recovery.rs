@@ -65,9 +65,22 @@ pub struct Known {
 pub struct Recovered {
     /// The log.
     pub log: Log,
-    /// File, offset and bytes of what was torn.
-    pub cut: Option<(String, u64, u64)>,
+    /// What was torn.
+    pub cut: Option<Cut>,
 }
+
+/// What was cut off the end of a segment.
+pub struct Cut {
+    /// The file's name.
+    pub file: String,
+    /// Where it ends now.
+    pub offset: u64,
+    /// How much that was.
+    pub bytes: u64,
+}
+
+/// An open segment and what its head says.
+type Opened = (Arc<dyn File>, Head);
 
 /// Finds the log in `folder`, or begins one of `epoch`.
 ///
@@ -147,10 +160,7 @@ impl Recovery<'_> {
 
     /// The newest segment that was ever used, of those in `numbers`. One whose head is torn was not: its
     /// head was to be synced before its first record was written.
-    fn last(
-        &self,
-        numbers: &mut BTreeSet<u64>,
-    ) -> Result<Option<(Arc<dyn File>, Head)>, RecoveryError> {
+    fn last(&self, numbers: &mut BTreeSet<u64>) -> Result<Option<Opened>, RecoveryError> {
         while let Some(&number) = numbers.last() {
             let file = self.open(number)?;
             if let Some(head) = read_head(&*file, number)? {
@@ -172,13 +182,12 @@ impl Recovery<'_> {
     }
 
     /// Reads the last segment to its end, cuts what a crash tore, and makes the rest safe.
-    #[allow(clippy::type_complexity, reason = "it is taken apart at once")]
     fn read_last(
         &self,
         file: &Arc<dyn File>,
         head: &Head,
         checkpoint: &mut crate::checkpoint::Checkpoint,
-    ) -> Result<(Segment, Option<(String, u64, u64)>), RecoveryError> {
+    ) -> Result<(Segment, Option<Cut>), RecoveryError> {
         let name = name(head.sequence);
         let length = file.bytes().map_err(doing(format!("reading {name}")))?;
         let start = head.encode().len() as u64;
@@ -212,7 +221,11 @@ impl Recovery<'_> {
             }
             let cutting = file.cut(end);
             cutting.map_err(doing(format!("cutting what is torn off {name}")))?;
-            cut = Some((name.clone(), end, length - end));
+            cut = Some(Cut {
+                file: name.clone(),
+                offset: end,
+                bytes: length - end,
+            });
         }
         let safe = make_safe(&**file, synced_bytes, end).and_then(|()| self.folder.sync());
         safe.map_err(doing(format!("making {name} safe")))?;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::checkpoint::Checkpoint;
+use crate::record::Partition;
 use crate::source::Source;
-use crate::source::compliance::{open, plan, read, read_on, rows};
+use crate::source::compliance::{open, open_at, plan, read, read_on, rows};
 
 fn append(path: &Path, text: &str) {
     let mut file = OpenOptions::new()
@@ -268,4 +269,37 @@ async fn a_link_is_followed_to_where_it_leads() {
     fs::rename(logs.path().join("0.log"), logs.path().join("0.log.1")).unwrap();
     fs::write(logs.path().join("0.log"), "four\n").unwrap();
     follow_and_commit(folder.path(), &["three", "four"]).await;
+}
+
+/// Positions of a partition go on rising over files and runs, so that the journal's means one place.
+#[tokio::test]
+async fn i1_the_journal_leads_into_the_file_that_took_the_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("in");
+    append(&path, "one\ntwo\n");
+    let config = json!({"path": "in", "follow": true});
+    let plan = plan("file", config, folder.path());
+    let journal = |position| {
+        let mut checkpoint = Checkpoint::default();
+        checkpoint.start_at(Partition::new("in"), position);
+        Some(checkpoint)
+    };
+    // It is renamed while nothing runs, and the old one was committed to its first record only.
+    let mut source = open_at(&*plan, folder.path(), Some(Checkpoint::default())).await;
+    let (records, _) = read(&mut source, 2).await;
+    assert_eq!(records, ["one", "two"]);
+    source.committer.commit(&journal(4).unwrap()).await.unwrap();
+    fs::rename(&path, folder.path().join("old")).unwrap();
+    append(&path, "three\nfour\n");
+    drop(source);
+    let mut source = open_at(&*plan, folder.path(), journal(8)).await;
+    let (records, checkpoint) = read(&mut source, 1).await;
+    assert_eq!(records[0], "three");
+    source.committer.commit(&checkpoint).await.unwrap();
+    drop(source);
+    // Twelve bytes in all were before the last record of the second file.
+    let mut source = open_at(&*plan, folder.path(), journal(14)).await;
+    assert_eq!(source.start.position(&Partition::new("in")), Some(14));
+    let (records, _) = read(&mut source, 1).await;
+    assert_eq!(records, ["four"]);
 }
