@@ -270,7 +270,7 @@ impl Log {
         }
     }
 
-    /// Everything written is safe.
+    /// Everything written is safe: from here on readers see it and sources commit it (I1).
     fn note_safe(&mut self) {
         let last = self.segments.back().expect("it was written to");
         for entry in self.unsafe_entries.drain(..) {

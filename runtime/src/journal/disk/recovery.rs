@@ -1,7 +1,7 @@
 //! Recovery: from the files that a run left to a log that goes on.
 //!
 //! Owns the question what a crash may leave behind and what is damage. Cuts what was never safe, and
-//! refuses, with file and offset, what once was and is no more. Called when a journal is opened.
+//! refuses, with file and offset, what once was and is no more (I1). Called when a journal is opened.
 //!
 //! The last segment is read whole and checked. Those before it were synced to the end that the next one
 //! names: they are only walked through, record by record, and checked where they are read.
