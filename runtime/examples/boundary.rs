@@ -49,19 +49,9 @@ fn measure(host: &Host, plugin: &Path, config: &str, lines: &[&str], sizes: &[us
         loading.elapsed()
     );
     for &size in sizes {
-        let batches = batches(lines, size);
-        let (mut records, mut outputs) = (0, 0);
-        let started = cpu_time();
-        for batch in batches.iter().cycle() {
-            let transformed = chain.transform(batch);
-            outputs += transformed.outputs.len();
-            records += batch.records.len();
-            if records >= RECORDS {
-                break;
-            }
-        }
-        let ns = (cpu_time() - started).as_nanos() as f64 / records as f64;
-        println!("  batch {size:>4}: {ns:7.1} ns/record, {outputs} of {records}");
+        run_over(&batches(lines, size), |batch| {
+            chain.transform(batch).outputs.len()
+        });
     }
 }
 
@@ -96,12 +86,10 @@ struct Delay<'a> {
 }
 
 /// The work of `flight-delays` without a boundary, every record parsed.
-fn native(lines: &[&str]) {
-    let (mut records, mut outputs) = (0_u32, Column::default());
-    let started = cpu_time();
-    for line in lines.iter().cycle().take(RECORDS) {
-        records += 1;
-        let flight: Flight = serde_json::from_str(line).expect("a flight");
+fn format_natively(batch: &Batch) -> Column {
+    let mut outputs = Column::default();
+    for payload in batch.records.payloads.iter() {
+        let flight: Flight = serde_json::from_slice(payload).expect("a flight");
         if let Some(delay) = flight.dep_delay.filter(|delay| *delay > 15.0) {
             let notice = Delay {
                 flight: format!("{}{}", flight.carrier, flight.flight),
@@ -113,27 +101,41 @@ fn native(lines: &[&str]) {
             outputs.close();
         }
     }
-    let ns = (cpu_time() - started).as_nanos() as f64 / f64::from(records);
-    println!("native: {ns:7.1} ns/record, {} of {records}", outputs.len());
+    outputs
 }
 
-/// A batch of 256 copied, which is what `nothing` does beyond the boundary.
-fn native_pass(lines: &[&str]) {
-    let batches = batches(lines, 256);
-    let mut records = 0;
+/// The batch copied, which is what `nothing` does beyond the boundary.
+fn copy(batch: &Batch) -> Column {
+    let mut outputs = Column::default();
+    for payload in batch.records.payloads.iter() {
+        outputs.push(std::hint::black_box(payload));
+    }
+    outputs
+}
+
+fn measure_natively(name: &str, work: fn(&Batch) -> Column, lines: &[&str]) {
+    println!("native {name}");
+    for size in BATCHES {
+        run_over(&batches(lines, size), |batch| {
+            std::hint::black_box(work(batch)).len()
+        });
+    }
+}
+
+/// Runs over the batches again and again, and prints what a record costs.
+fn run_over(batches: &[Batch], mut work: impl FnMut(&Batch) -> usize) {
+    let (mut records, mut outputs) = (0, 0);
     let started = cpu_time();
     for batch in batches.iter().cycle() {
-        let mut outputs = Column::default();
-        for payload in batch.records.payloads.iter() {
-            outputs.push(std::hint::black_box(payload));
-        }
-        records += std::hint::black_box(outputs).len();
+        outputs += work(batch);
+        records += batch.records.len();
         if records >= RECORDS {
             break;
         }
     }
     let ns = (cpu_time() - started).as_nanos() as f64 / records as f64;
-    println!("native pass-through: {ns:7.1} ns/record");
+    let size = batches[0].records.len();
+    println!("  batch {size:>4}: {ns:7.1} ns/record, {outputs} of {records}");
 }
 
 fn main() {
@@ -150,8 +152,8 @@ fn main() {
             measure(&host, Path::new(&plugin), &config, &lines, sizes);
         }
         None => {
-            native(&lines);
-            native_pass(&lines);
+            measure_natively("copy", copy, &lines);
+            measure_natively("format", format_natively, &lines);
             for (name, config) in [
                 ("hostile", r#"{"does":"nothing"}"#),
                 ("flight-delays", r#"{"min_delay":15}"#),
