@@ -149,6 +149,11 @@ impl Kind {
 }
 
 impl Job {
+    /// Whether it reads the workload more than once.
+    pub(super) fn is_long(&self) -> bool {
+        self.kind.times > 1
+    }
+
     /// Runs the job once more, and its limit before it, or after it; a long one without.
     pub(super) fn run(
         &mut self,
@@ -156,7 +161,7 @@ impl Job {
         url: &str,
         limit_after: bool,
     ) -> anyhow::Result<()> {
-        if self.kind.times > 1 {
+        if self.is_long() {
             let measured = self.run_pipeline(flights);
             self.runs.push(measured.with_context(|| self.kind.name())?);
             return Ok(());
