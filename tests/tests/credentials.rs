@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use wirefall_tests::peers::certificate;
+use wirefall_tests::peers::{certificate, free_address};
 use wirefall_tests::process::command;
 use wirefall_tests::workspace::root;
 use wirefall_tests::{Folder, Process, Signal, pipelines, wait_until, wirefall};
@@ -321,5 +321,59 @@ fn the_verbs_need_nothing_of_a_pipeline_but_its_service() {
     ] {
         let verb = ["credentials"].into_iter().chain(arguments);
         wirefall(verb).wait().expect(code);
+    }
+}
+
+/// A push shows what it was given to nobody but the peer: not while the peer refuses, breaks or takes.
+#[test]
+fn i7_the_secrets_of_a_push_go_to_the_peer_alone() {
+    const KEYS: [&str; 4] = ["IN_HEADER", "IN_PATH", "IN_QUERY", "IN_FILE"];
+    let secret = |key: &str| format!("{WRONG}{key}");
+    let folder = Folder::new();
+    folder.write("token", secret("IN_FILE"));
+    folder.write("input.ndjson", "{}\n".repeat(100));
+    let address = free_address();
+    let pipeline = folder.write(
+        "pipeline.yaml",
+        format!(
+            "service: {{ pipeline_id: test, state: state }}\n\
+             source: {{ driver: file, config: {{ path: input.ndjson }} }}\n\
+             sink:\n  driver: websocket\n  config:\n    \
+             url: 'ws://{address}/${{IN_PATH}}?token=${{IN_QUERY}}'\n    \
+             reconnect: {{ min: 10ms, max: 20ms }}\n    ack: message\n    \
+             headers: {{ Authorization: 'Bearer ${{IN_HEADER}}', X-Key: '${{file:token}}' }}\n"
+        ),
+    );
+    let variables = KEYS.map(|key| (key, secret(key)));
+    let of_ours = |arguments: &[&str]| {
+        let mut command = command(arguments);
+        Process::start(command.envs(variables.clone()))
+    };
+    let run = of_ours(&["run", "--log", "trace", text(&pipeline)]);
+    wait_until("a refusal", || run.stderr().contains("refused"));
+    let address = address.to_string();
+    let faults = ["--ack", "message", "--break-every", "30", "--count"];
+    let receiver = wirefall(["receive", &address].into_iter().chain(faults));
+    let arguments = arguments_of_all();
+    let ended = run.wait().expect(0);
+    assert_eq!(ended.account("delivered"), 100);
+    receiver.signal(Signal::Interrupt);
+    let mut said = vec![
+        arguments,
+        ended.stdout,
+        ended.stderr,
+        receiver.wait().stderr,
+    ];
+    let checked = of_ours(&["check", "--connect", text(&pipeline)])
+        .wait()
+        .expect(3);
+    said.extend([checked.stdout, checked.stderr]);
+    let kept = files_below(&folder.path("state"));
+    said.extend(
+        kept.into_iter()
+            .map(|(path, text)| format!("{path:?}{text}")),
+    );
+    for words in said {
+        assert!(!words.contains(WRONG), "{words}");
     }
 }

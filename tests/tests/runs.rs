@@ -305,3 +305,30 @@ fn json_is_an_object_a_line() {
         assert!(last["error"].is_string(), "{verb}: {last}");
     }
 }
+
+/// What is wrong with the arguments is an object too, and a filter that would silence the log is refused.
+#[test]
+fn wrong_arguments_are_told_as_the_rest_is() {
+    for arguments in [
+        &["--json", "run"][..],
+        &["--json", "run", "none.yaml", "--log", "inf0"],
+        &["rum", "--json"],
+    ] {
+        let ended = wirefall(arguments).wait().expect(2);
+        let told: serde_json::Value = serde_json::from_str(&ended.stderr).expect("one object");
+        assert!(told["error"].is_string(), "{told}");
+    }
+    let ended = wirefall(["run", "none.yaml", "--log", "warn,wirefall=debug,inf0"]).wait();
+    let ended = ended.expect(2);
+    assert!(
+        ended.stderr.contains("`inf0` is no level"),
+        "{}",
+        ended.stderr
+    );
+    let ended = wirefall(["--json", "run", "--help"]).wait().expect(0);
+    assert!(
+        ended.stdout.contains("Usage: wirefall run"),
+        "{}",
+        ended.stdout
+    );
+}

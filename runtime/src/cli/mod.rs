@@ -166,7 +166,7 @@ enum Verb {
 /// Parses the command line and runs the verb.
 pub fn main() -> ExitCode {
     share_memory();
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     let globals = &cli.globals;
     log(globals);
     let ended = match cli.verb {
@@ -188,6 +188,17 @@ pub fn main() -> ExitCode {
             Exit::Failed.into()
         }
     }
+}
+
+/// Says what is wrong with the arguments, or the help that they ask for, and ends the process.
+fn refuse(error: &clap::Error) -> ! {
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let words = error.render().to_string();
+        let words = words.trim().trim_start_matches("error: ");
+        say!("{}", serde_json::json!({ "error": words }));
+        std::process::exit(Exit::Wrong as i32);
+    }
+    error.exit()
 }
 
 /// Fits glibc's allocator to batches, which one thread fills and another lets go (docs/performance.md):
@@ -212,11 +223,21 @@ const FREE_BYTES_KEPT: libc::c_int = 8 << 20;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const OWN_MAPPING_BYTES_MIN: libc::c_int = 4 << 20;
 
-/// A filter of the log, if it is one.
+/// A filter of the log, if it is one. A word that is no level names a module, and one that there is not
+/// would silence the log.
 fn log_filter(text: &str) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(error.to_string()),
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(text) {
+        return Err(error.to_string());
+    }
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let words = text.split(',').map(str::trim);
+    let mut bare = words.filter(|word| !word.contains(['=', '[', ':']));
+    match bare.find(|word| !word.is_empty() && !LEVELS.contains(&word.to_lowercase().as_str())) {
+        Some(word) => Err(format!(
+            "`{word}` is no level ({}); for one module write `{word}=debug`",
+            LEVELS.join(", ")
+        )),
+        None => Ok(text.to_owned()),
     }
 }
 
