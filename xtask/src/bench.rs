@@ -13,6 +13,7 @@ use anyhow::ensure;
 
 use crate::shell::{cargo, command, run};
 
+mod fanout;
 mod job;
 mod receiver;
 mod report;
@@ -33,16 +34,19 @@ const LONG_TURNS: usize = 3;
 /// Odd, so that a median is the middle one.
 const ROUNDS: usize = 7;
 
-/// Runs the verb; `--quick` does one round, to see that it works.
+/// Runs the verb: one way out, or with `fanout` many; `--quick` does one round, to see that it works.
 pub(crate) fn run_verb(arguments: &[String]) -> anyhow::Result<()> {
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let (rounds, long_turns) = if quick { (1, 1) } else { (ROUNDS, LONG_TURNS) };
     let folder = crate::target().join("bench");
     fs::create_dir_all(&folder)?;
-    let flights = folder.join("flights.ndjson");
-    get_workload(&folder, &flights)?;
     // The whole workspace, as for the tests: the same features, so nothing is built twice.
     run(cargo().args(["build", "--release", "--workspace", "--bins", "--examples"]))?;
+    if arguments.iter().any(|argument| argument == "fanout") {
+        return fanout::measure(&folder, quick);
+    }
+    let flights = folder.join("flights.ndjson");
+    get_workload(&folder, &flights)?;
 
     let starts = warm_start::measure(&folder, rounds)?;
     let receiver = receiver::Counting::start()?;

@@ -16,7 +16,9 @@ usage: cargo xtask VERB
 
   test [ARGS]   get the peers that the wider tests need, build, and run every test;
                 ARGS go to `cargo test`
-  bench         measure, beside what the same libraries do alone; --quick does one round
+  bench [fanout]
+                measure, beside what the same libraries do alone: one way out, or many
+                subscribers; --quick does one round
   peers         only get the peers
 ";
 

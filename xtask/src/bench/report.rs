@@ -38,7 +38,8 @@ pub(super) fn print(jobs: &[Job], starts: &[Duration]) {
     warm_start(starts);
 }
 
-fn environment() {
+/// The machine, in a line.
+pub(super) fn environment() {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
     let model = cpu
@@ -60,7 +61,7 @@ fn environment() {
 }
 
 /// A bound, and whether a figure keeps it in this run.
-fn held(words: String, met: bool) -> String {
+pub(super) fn held(words: String, met: bool) -> String {
     format!("{words}: {}", if met { "met" } else { "NOT met" })
 }
 
