@@ -1,8 +1,8 @@
 //! The other ends of `cargo xtask bench fanout`: many subscribers, and a writer that does nothing else.
 //!
 //! `fanout read URL SUBSCRIBERS STALLED BYTES` connects, tells `{"connect_seconds"}`, reads BYTES of
-//! frames on each subscriber that is not STALLED, tells `{"ended_at", "cpu_seconds"}` and ends. With 0
-//! BYTES it holds the connections until its input ends. `fanout time URL SUBSCRIBERS 0 BYTES` also looks
+//! frames on each subscriber that is not STALLED, tells `{"ended_at", "cpu_seconds"}`, and begins again,
+//! until the other side closes. With 0 BYTES it holds the connections until its input ends. `fanout time URL SUBSCRIBERS 0 BYTES` also looks
 //! into each frame: its payload ends with the time when it was made; that adds `{"p50_ms", "p99_ms",
 //! "max_ms"}`. `fanout write SUBSCRIBERS BYTES PIECE` is the limit: it tells `{"url"}`, waits for the
 //! subscribers and a line on its input, tells `{"started_at"}`, and writes the same BYTES of ready frames
@@ -105,12 +105,19 @@ fn take_times(read: &[u8], rest: &mut Vec<u8>, late: &mut Vec<u64>) {
     rest.drain(..whole);
 }
 
-async fn read(socket: TcpStream, bytes: usize, timed: bool, shared: Rc<Shared>) {
+/// Reads so many bytes; the socket again, if it is still open.
+async fn read(
+    socket: TcpStream,
+    bytes: usize,
+    timed: bool,
+    shared: Rc<Shared>,
+) -> Option<TcpStream> {
     let (mut got, mut rest) = (0, Vec::new());
     while got < bytes {
         socket.readable().await.expect("it is open");
         let mut buffer = shared.buffer.borrow_mut();
         match socket.try_read(&mut buffer) {
+            Ok(0) if got == 0 => return None,
             Ok(0) => panic!("it ended after {got} of {bytes} bytes"),
             Ok(count) => {
                 got += count;
@@ -122,6 +129,7 @@ async fn read(socket: TcpStream, bytes: usize, timed: bool, shared: Rc<Shared>) 
             Err(error) => panic!("{error}"),
         }
     }
+    Some(socket)
 }
 
 async fn subscribe(url: &str, live: usize, stalled: usize, bytes: usize, timed: bool) {
@@ -139,17 +147,21 @@ async fn subscribe(url: &str, live: usize, stalled: usize, bytes: usize, timed: 
         buffer: RefCell::new(vec![0; READ_BYTES]),
         late: RefCell::new(vec![0; 1_000_000]),
     });
-    let cpu = cpu_seconds();
-    let mut reading = JoinSet::new();
-    for socket in sockets {
-        reading.spawn_local(read(socket, bytes, timed, Rc::clone(&shared)));
+    while !sockets.is_empty() {
+        let cpu = cpu_seconds();
+        let mut reading = JoinSet::new();
+        for socket in sockets {
+            reading.spawn_local(read(socket, bytes, timed, Rc::clone(&shared)));
+        }
+        sockets = reading.join_all().await.into_iter().flatten().collect();
+        if sockets.len() == live {
+            tell(now_nanos(), cpu_seconds() - cpu, &shared.late.borrow());
+        }
     }
-    while let Some(ended) = reading.join_next().await {
-        ended.expect("it reads to its end");
-    }
-    let ended_at = now_nanos();
     drop(silent);
-    let late = shared.late.borrow();
+}
+
+fn tell(ended_at: u64, cpu_seconds: f64, late: &[u64]) {
     let quantile = |part: f64| {
         let all: u64 = late.iter().sum();
         let mut before = 0;
@@ -161,7 +173,7 @@ async fn subscribe(url: &str, live: usize, stalled: usize, bytes: usize, timed: 
     };
     let told = serde_json::json!({
         "ended_at": ended_at,
-        "cpu_seconds": cpu_seconds() - cpu,
+        "cpu_seconds": cpu_seconds,
         "p50_ms": quantile(0.5),
         "p99_ms": quantile(0.99),
         "max_ms": quantile(1.0),

@@ -20,7 +20,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::auth::entry;
 use super::subscriber::{self, Spoken};
-use super::wire::Stream;
+use super::wire::{Stream, Wire};
 use super::{Hub, exposition, page};
 use crate::sink::websocket::handshake::tokens;
 use crate::sink::websocket::protocol::{PLAIN, V1};
@@ -233,19 +233,27 @@ fn subscribe(hub: &Arc<Hub>, peer: SocketAddr, request: &mut Parts) -> Result<An
     let upgraded = {
         let hub = Arc::clone(hub);
         async move {
-            match upgrade.await.map(|raw| raw.downcast::<TokioIo<Stream>>()) {
-                Ok(Ok(parts)) => {
-                    let stream = parts.io.into_inner();
-                    subscriber::run(&hub, peer, stream, &parts.read_buf, spoken, lease).await;
-                }
-                Ok(Err(_)) => unreachable!("connections are served from TokioIo<Stream>"),
-                Err(error) => tracing::debug!(%peer, "upgrade failed: {error}"),
+            if let Some((wire, read_ahead)) = upgraded(upgrade, peer).await {
+                subscriber::run(&hub, peer, wire, read_ahead, spoken, lease).await;
             }
             drop(seat);
         }
     };
     hub.subscribers.spawn(upgraded);
     Ok(answer)
+}
+
+/// The connection once the answer is out, and what was read of it already. A future of its own, because
+/// what it holds would stay in that of the subscriber.
+async fn upgraded(upgrade: OnUpgrade, peer: SocketAddr) -> Option<(Wire, Bytes)> {
+    match upgrade.await.map(|raw| raw.downcast::<TokioIo<Stream>>()) {
+        Ok(Ok(parts)) => Some((parts.io.into_inner().into(), parts.read_buf)),
+        Ok(Err(_)) => unreachable!("connections are served from TokioIo<Stream>"),
+        Err(error) => {
+            tracing::debug!(%peer, "upgrade failed: {error}");
+            None
+        }
+    }
 }
 
 /// The answer that upgrades, and the subprotocol that it chooses. Never an entry with a credential.

@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::gathered::Gathered;
-use super::wire::{Stream, Wire};
+use super::wire::Wire;
 use crate::sink::websocket::inbound::Inbound;
 
 /// Reads after which others have their turn.
@@ -30,9 +30,9 @@ pub(super) struct Socket {
 
 impl Socket {
     /// The socket of a peer whose messages have `message_bytes_max` at most.
-    pub(super) fn new(stream: Stream, message_bytes_max: usize) -> Self {
+    pub(super) fn new(wire: Wire, message_bytes_max: usize) -> Self {
         Self {
-            wire: stream.into(),
+            wire,
             inbound: Inbound::of_subscriber(message_bytes_max),
             rest: Vec::new(),
             rest_written: 0,

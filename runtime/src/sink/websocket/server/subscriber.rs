@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
@@ -21,7 +22,7 @@ use super::auth::{Ended, Lease};
 use super::release::Signal;
 use super::socket::Socket;
 use super::v1::{Said, V1};
-use super::wire::Stream;
+use super::wire::Wire;
 use crate::journal::Position;
 use crate::sink::websocket::protocol::{REQUEST_BYTES_MAX, Reason, Subscribe, Wrong, close};
 use crate::sink::websocket::session::{Rules, Session};
@@ -81,16 +82,18 @@ enum Stage {
 pub(super) async fn run(
     hub: &Hub,
     peer: SocketAddr,
-    stream: Stream,
-    read_ahead: &[u8],
+    wire: Wire,
+    read_ahead: Bytes,
     spoken: Spoken,
     lease: Lease,
 ) {
     let metrics = &hub.context.metrics;
     metrics.subscribers.add(1);
     tracing::debug!(%peer, ?spoken, "subscribed");
-    let mut subscriber = Subscriber::new(hub, peer, stream, spoken, lease);
-    subscriber.socket.inbound.feed(read_ahead);
+    let mut subscriber = Subscriber::new(hub, peer, wire, spoken, lease);
+    subscriber.socket.inbound.feed(&read_ahead);
+    // A part of the buffer that the request was read into, and all of it is held.
+    drop(read_ahead);
     subscriber.hear();
     let end = subscriber.serve().await;
     if let Some(held) = subscriber.v1.as_ref().and_then(V1::held) {
@@ -130,7 +133,7 @@ struct Subscriber<'a> {
 }
 
 impl<'a> Subscriber<'a> {
-    fn new(hub: &'a Hub, peer: SocketAddr, stream: Stream, spoken: Spoken, lease: Lease) -> Self {
+    fn new(hub: &'a Hub, peer: SocketAddr, wire: Wire, spoken: Spoken, lease: Lease) -> Self {
         let started = Instant::now();
         let (v1, stage, from, message_bytes_max) = match spoken {
             Spoken::Plain(from) => (None, Stage::Streaming, from, PLAIN_BYTES_MAX),
@@ -146,7 +149,7 @@ impl<'a> Subscriber<'a> {
             session: session(hub, from, Duration::ZERO),
             hub,
             peer,
-            socket: Socket::new(stream, message_bytes_max),
+            socket: Socket::new(wire, message_bytes_max),
             v1,
             lease,
             taken: None,
