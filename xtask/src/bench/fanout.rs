@@ -210,14 +210,14 @@ fn say(scene: &str, figure: &str, target: &str) {
     println!("| {scene} | {figure} | {target} |");
 }
 
-/// Deliveries a second, and the peak of our memory in MiB. The rows go out three times, and the last time
+/// Deliveries a second, and the peak of our memory in MiB. The rows go out four times, and the last time
 /// counts: then what the kernel takes for those that read nothing is full.
 fn publish(folder: &Path, counts: [usize; 2], rows: usize) -> anyhow::Result<(f64, f64)> {
     let mut publisher = Publisher::start(folder, "{ bytes: 64MiB }")?;
     let (mut readers, _) = Peer::readers("read", &publisher.url, counts, rows)?;
     let text = row().repeat(rows);
     let mut seconds = 0.0;
-    for _ in 0..3 {
+    for _ in 0..4 {
         let started_at = now_nanos();
         publisher.input.write_all(&text)?;
         let ended_at = readers.told("ended_at")?.as_u64().context("a time")?;
