@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ack", &["checkpoint", "journal", "record"]),
     (
         "source",
-        &["checkpoint", "driver", "files", "record", "units"],
+        &["checkpoint", "driver", "files", "record", "sink", "units"],
     ),
     ("failover", &["driver", "files"]),
     ("plugin", &["record", "units"]),
@@ -112,9 +112,13 @@ const IMPURE: &[&str] = &[
 /// The kinds of drivers; each has a folder, and its table in that folder's `mod.rs`.
 const KINDS: [&str; 3] = ["source", "sink", "failover"];
 
-/// Who may name a driver beside its table: the verbs that are peers of the websocket sink use its client
-/// and its server.
-const NAMED: &[(&str, &str, &[&str])] = &[("sink", "websocket", &["cli/receive", "cli/subscribe"])];
+/// Who may name a driver beside its table: the verbs that are peers of the websocket sink, and the source
+/// that is, use its client and its server.
+const NAMED: &[(&str, &str, &[&str])] = &[(
+    "sink",
+    "websocket",
+    &["cli/receive", "cli/subscribe", "source/websocket"],
+)];
 
 /// The table in `lib.rs` is the first that a reader sees of the library.
 #[test]

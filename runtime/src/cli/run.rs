@@ -14,6 +14,7 @@ use crate::config::Plan;
 use crate::pipeline::{self, Ended, RunError};
 use crate::plugin::{Cache, Host, PluginErrorKind};
 use crate::sink::{SinkError, Stop};
+use crate::source::SourceError;
 
 /// Arguments of `wirefall run`.
 #[derive(Debug, clap::Args)]
@@ -105,7 +106,9 @@ async fn carry(plan: Plan, args: &Args, globals: &Globals) -> anyhow::Result<Exi
 fn exit_of(error: &RunError) -> Exit {
     match error {
         RunError::Plugin(error) if error.kind == PluginErrorKind::Wrong => Exit::Wrong,
-        RunError::Plugin(_) | RunError::Sink(SinkError::Environment { .. }) => Exit::Environment,
+        RunError::Plugin(_)
+        | RunError::Source(SourceError::Environment { .. })
+        | RunError::Sink(SinkError::Environment { .. }) => Exit::Environment,
         _ => Exit::Failed,
     }
 }

@@ -40,6 +40,7 @@ impl Plan {
         let mut sentences = vec![self.sink.guarantee()];
         let published = self.sink.delivery() == Delivery::Published;
         sentences.extend(self.journal.guarantee(published));
+        sentences.extend(self.source.guarantee());
         if !self.source.replayable() {
             let safe = match self.journal.disk {
                 None => "delivered",

@@ -40,6 +40,12 @@ pub struct Account {
     pub empty_lines: u64,
     /// Of those read: the last lines that no newline ended.
     pub unended_lines: u64,
+    /// Of those read: messages that do not hold what `framing` says.
+    pub unsplit_messages: u64,
+    /// Records that the source's server had no more when they were asked for: none of those read.
+    pub missed: u64,
+    /// How often it could not tell whether there were such.
+    pub gaps: u64,
 }
 
 impl Account {
@@ -62,6 +68,9 @@ impl Account {
         self.reconnects = delivered.reconnects;
         self.empty_lines = oddities.empty_lines;
         self.unended_lines = oddities.unended_lines;
+        self.unsplit_messages = oddities.unsplit_messages;
+        self.missed = oddities.missed;
+        self.gaps = oddities.gaps;
     }
 }
 
@@ -85,6 +94,9 @@ impl fmt::Display for Account {
             ("invalid UTF-8", self.invalid_utf8),
             ("empty lines", self.empty_lines),
             ("last lines without a newline", self.unended_lines),
+            ("messages not cut", self.unsplit_messages),
+            ("missed", self.missed),
+            ("gaps of unknown length", self.gaps),
         ];
         for (name, count) in places {
             let instead = name == "delivered" && self.published > 0;

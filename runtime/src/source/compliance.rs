@@ -396,6 +396,7 @@ async fn what_is_odd_is_counted_over_all_files() {
     let expected = Oddities {
         empty_lines: 3,
         unended_lines: 3,
+        ..Oddities::default()
     };
     assert_eq!(source.reader.oddities(), expected);
 }

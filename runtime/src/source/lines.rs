@@ -239,6 +239,7 @@ mod tests {
             let expected = Oddities {
                 empty_lines: empty,
                 unended_lines: unended,
+                ..Oddities::default()
             };
             assert_eq!(lines.oddities(), expected, "{input:?}");
         }

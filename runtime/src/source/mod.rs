@@ -17,13 +17,18 @@ mod lines;
 mod playground;
 mod position_file;
 mod stdin;
+mod websocket;
 
 #[cfg(test)]
 mod compliance;
 
 /// Every source that a pipeline can name.
-pub static DRIVERS: &[&Driver<Box<dyn SourcePlan>>] =
-    &[&stdin::DRIVER, &file::DRIVER, &playground::DRIVER];
+pub static DRIVERS: &[&Driver<Box<dyn SourcePlan>>] = &[
+    &stdin::DRIVER,
+    &file::DRIVER,
+    &playground::DRIVER,
+    &websocket::DRIVER,
+];
 
 /// When a batch is closed, whichever comes first.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +70,12 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
 
     /// Whether a record that was not committed is read again by the next run.
     fn replayable(&self) -> bool;
+
+    /// What it does for the guarantee of the pipeline and what it cannot do, in a sentence for `check` and
+    /// the first log line.
+    fn guarantee(&self) -> Option<String> {
+        None
+    }
 
     /// Whether it reads the file of this path.
     fn reads(&self, _path: &Path) -> bool {
@@ -112,6 +123,12 @@ pub struct Oddities {
     pub empty_lines: u64,
     /// Last lines without a newline: they are records.
     pub unended_lines: u64,
+    /// Messages that do not hold what they should: each is a record.
+    pub unsplit_messages: u64,
+    /// Records that a server had no more when they were asked for.
+    pub missed: u64,
+    /// How often a server could not tell whether there were such.
+    pub gaps: u64,
 }
 
 impl std::ops::Add for Oddities {
@@ -121,6 +138,9 @@ impl std::ops::Add for Oddities {
         Self {
             empty_lines: self.empty_lines + other.empty_lines,
             unended_lines: self.unended_lines + other.unended_lines,
+            unsplit_messages: self.unsplit_messages + other.unsplit_messages,
+            missed: self.missed + other.missed,
+            gaps: self.gaps + other.gaps,
         }
     }
 }
@@ -153,6 +173,18 @@ pub enum SourceError {
         context: String,
         /// The system's word.
         error: std::io::Error,
+    },
+    /// The environment is wrong: a port that is in use, a server that refused before it ever answered.
+    #[error("{message}")]
+    Environment {
+        /// What happened, where, what to do.
+        message: String,
+    },
+    /// The server that is read refuses, and no retry mends it.
+    #[error("{message}")]
+    Peer {
+        /// What it said.
+        message: String,
     },
     /// The input is not what the config says it is.
     #[error("{partition} at {position}: {message}")]

@@ -144,7 +144,7 @@ impl State {
 }
 
 /// The lock of the positions in `path`; the system takes it back however the process ends.
-fn lock(path: &Path) -> io::Result<File> {
+pub(super) fn lock(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }

@@ -9,8 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::address::Address;
-use super::endpoint::{self, Endpoint, Headers, TlsKeys};
+use super::endpoint::{self, Endpoint, Headers, TlsKeys, Written};
 use super::framing_keys::{self, Batch, Format, Frames, FramingKeys};
 use super::session::{Confirm, Rules};
 use crate::driver::{self, Facts, Problem};
@@ -229,14 +228,16 @@ pub(super) fn schema() -> schemars::Schema {
 pub(super) fn check(config: Value, facts: &Facts) -> Result<ClientPlan, Vec<Problem>> {
     let config: Config = driver::read(config)?;
     let mut problems = Vec::new();
-    let address = Address::parse(config.url.reveal())
-        .map(|address| address.written_as(facts.written.get("/url")))
-        .map_err(|wrong| {
-            let help = "write it like wss://host/path, or ws://host:port/path without TLS";
-            problems.push(Problem::error("/url", wrong).help(help));
-        });
-    let headers = endpoint::headers(&config.headers, &mut problems);
-    endpoint::subprotocols(&config.subprotocols, &mut problems);
+    let endpoint = Written {
+        url: &config.url,
+        headers: &config.headers,
+        subprotocols: &config.subprotocols,
+        tls: config.tls.as_ref(),
+        proxy: config.proxy.as_ref(),
+        connect_timeout: config.connect_timeout,
+        message_max: config.message_max,
+    }
+    .check(facts, &mut problems);
     let (confirm, replies) = ack(&config.ack, &mut problems);
     let framing = FramingKeys {
         format: config.format,
@@ -248,25 +249,9 @@ pub(super) fn check(config: Value, facts: &Facts) -> Result<ClientPlan, Vec<Prob
     .check(&mut problems);
     bounds(&config, &mut problems);
     durations(&config, &mut problems);
-    let tls = endpoint::tls(
-        config.tls.as_ref(),
-        address.as_ref().ok(),
-        facts,
-        &mut problems,
-    );
-    let proxy = endpoint::proxy(config.proxy.as_ref(), &mut problems);
-    match address {
-        Ok(address) if problems.iter().all(|problem| problem.warning) => Ok(ClientPlan {
-            endpoint: Endpoint {
-                address,
-                headers,
-                subprotocols: config.subprotocols,
-                subprotocol_optional: false,
-                tls,
-                proxy,
-                connect_timeout: config.connect_timeout.0,
-                message_bytes_max: config.message_max.0 as usize,
-            },
+    match endpoint {
+        Some(endpoint) if problems.iter().all(|problem| problem.warning) => Ok(ClientPlan {
+            endpoint,
             rules: Rules {
                 dials: true,
                 confirm,
@@ -325,7 +310,6 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
     let at_least_one = [
         ("/window/records", config.window.records),
         ("/window/bytes", config.window.bytes.0),
-        ("/message_max", config.message_max.0),
     ];
     for (pointer, _) in at_least_one.iter().filter(|(_, value)| *value == 0) {
         let key = &pointer[1..].replace('/', ".");
@@ -337,7 +321,6 @@ fn bounds(config: &Config, problems: &mut Vec<Problem>) {
 
 fn durations(config: &Config, problems: &mut Vec<Problem>) {
     let above_zero = [
-        ("connect_timeout", config.connect_timeout),
         ("write_timeout", config.write_timeout),
         ("confirm_timeout", config.confirm_timeout),
         ("close_timeout", config.close_timeout),

@@ -4,6 +4,7 @@
 //! I/O: `tls` opens the files and `connect` the addresses.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,16 +14,16 @@ use serde::Deserialize;
 
 use super::address::{Address, ProxyAddress};
 use crate::driver::{Facts, Problem};
-use crate::units::{AsWritten, Secret};
+use crate::units::{AsWritten, ByteSize, Secret, Span};
 
 /// Longest attempt to connect where nothing else is said.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest message of the server where nothing else is said.
-pub(super) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// All that one attempt to connect has to know.
 #[derive(Clone, Debug)]
-pub(super) struct Endpoint {
+pub struct Endpoint {
     pub(super) address: Address,
     /// Handshake headers; values are marked sensitive, so that `Debug` hides them (I7).
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
@@ -54,7 +55,78 @@ impl Endpoint {
     }
 }
 
+/// Without credentials.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+/// The keys of a config that say how a server is reached, as they are written. (Not flattened into the
+/// configs: serde and JSON Schema then no longer know which keys are unknown.)
+pub struct Written<'a> {
+    /// `url`
+    pub url: &'a Secret,
+    /// `headers`
+    pub headers: &'a Headers,
+    /// `subprotocols`
+    pub subprotocols: &'a [String],
+    /// `tls`
+    pub tls: Option<&'a TlsKeys>,
+    /// `proxy`
+    pub proxy: Option<&'a Secret>,
+    /// `connect_timeout`
+    pub connect_timeout: Span,
+    /// `message_max`
+    pub message_max: ByteSize,
+}
+
+impl Written<'_> {
+    /// What they mean; what is wrong goes to `problems`. `None` where the address is.
+    pub fn check(&self, facts: &Facts, problems: &mut Vec<Problem>) -> Option<Endpoint> {
+        let address = Address::parse(self.url.reveal())
+            .map(|address| address.written_as(facts.written.get("/url")))
+            .map_err(|wrong| {
+                let help = "write it like wss://host/path, or ws://host:port/path without TLS";
+                problems.push(Problem::error("/url", wrong).help(help));
+            })
+            .ok();
+        let headers = headers(self.headers, problems);
+        subprotocols(self.subprotocols, problems);
+        let tls = tls(self.tls, address.as_ref(), facts, problems);
+        let proxy = proxy(self.proxy, problems);
+        if self.message_max.0 == 0 {
+            let help = "a bound lets something through; leave the key out for the default";
+            problems.push(
+                Problem::error("/message_max", "`message_max` must be at least 1").help(help),
+            );
+        }
+        if self.connect_timeout.0.is_zero() {
+            let message = "`connect_timeout` must be longer than 0";
+            problems.push(
+                Problem::error("/connect_timeout", message)
+                    .help("every wait is bounded: give it a time, such as 30s"),
+            );
+        }
+        Some(Endpoint {
+            headers,
+            subprotocols: self.subprotocols.to_vec(),
+            tls,
+            proxy,
+            connect_timeout: self.connect_timeout.0,
+            message_bytes_max: self.message_max.0 as usize,
+            ..Endpoint::at(address?)
+        })
+    }
+}
+
 impl Endpoint {
+    /// Offers a subprotocol that the server need not choose.
+    pub fn offer_optionally(&mut self, subprotocol: &str) {
+        self.subprotocols = vec![subprotocol.to_owned()];
+        self.subprotocol_optional = true;
+    }
+
     /// Takes what says who we are, and whom to trust, from another reading of the same config.
     pub(super) fn take_credentials(&mut self, today: Self) {
         self.headers = today.headers;
@@ -69,7 +141,7 @@ impl Endpoint {
 /// Headers, in either of the two ways in which they are written.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub(super) enum Headers {
+pub enum Headers {
     /// `- Name: value`
     List(Vec<BTreeMap<String, AsWritten>>),
     /// `Name: value`
@@ -82,9 +154,10 @@ impl Default for Headers {
     }
 }
 
+/// TLS of a `wss://` address.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct TlsKeys {
+pub struct TlsKeys {
     /// PEM file of the authorities to trust instead of the system's.
     ca: Option<String>,
     /// PEM file of a client certificate (and its chain).
@@ -128,10 +201,7 @@ const RESERVED: &[&str] = &[
     "sec-websocket-extensions",
 ];
 
-pub(super) fn headers(
-    written: &Headers,
-    problems: &mut Vec<Problem>,
-) -> Vec<(HeaderName, HeaderValue)> {
+fn headers(written: &Headers, problems: &mut Vec<Problem>) -> Vec<(HeaderName, HeaderValue)> {
     let entries: Vec<(String, &String, &AsWritten)> = match written {
         Headers::Map(map) => map
             .iter()
@@ -182,7 +252,7 @@ pub(super) fn headers(
 }
 
 /// Subprotocol names that cannot be sent.
-pub(super) fn subprotocols(names: &[String], problems: &mut Vec<Problem>) {
+fn subprotocols(names: &[String], problems: &mut Vec<Problem>) {
     for (index, name) in names.iter().enumerate() {
         if HeaderName::from_bytes(name.as_bytes()).is_err() {
             problems.push(Problem::error(
@@ -198,7 +268,7 @@ fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-pub(super) fn tls(
+fn tls(
     keys: Option<&TlsKeys>,
     address: Option<&Address>,
     facts: &Facts,
@@ -238,7 +308,7 @@ pub(super) fn tls(
     }
 }
 
-pub(super) fn proxy(written: Option<&Secret>, problems: &mut Vec<Problem>) -> ProxyPlan {
+fn proxy(written: Option<&Secret>, problems: &mut Vec<Problem>) -> ProxyPlan {
     match written.map(Secret::reveal) {
         None => ProxyPlan::Environment,
         Some("none") => ProxyPlan::Direct,

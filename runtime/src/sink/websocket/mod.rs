@@ -13,7 +13,7 @@ mod address;
 mod client;
 mod config;
 mod connect;
-mod endpoint;
+pub mod endpoint;
 mod framing_keys;
 mod handshake;
 mod inbound;

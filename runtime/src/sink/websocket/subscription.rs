@@ -2,7 +2,7 @@
 //!
 //! Owns the reading end of one subscription and its waits. With `wirefall.v1` it goes on at its place
 //! and tells what is missing; a server that does not speak it is read as it is, from the newest on.
-//! Keeps nothing: what is safe its caller says. Called by `wirefall subscribe`.
+//! Keeps nothing: what is safe its caller says. Called by `wirefall subscribe` and by the `websocket` source.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,13 +87,53 @@ pub enum SubscribeError {
     Refused(String),
 }
 
+/// How a server is read.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    /// What to ask a server for that speaks `wirefall.v1`.
+    pub wanted: Wanted,
+    /// Where to go on instead.
+    pub place: Option<Place>,
+    /// Only `wirefall.v1` will do.
+    pub insists: bool,
+    /// Text messages that a server that does not speak it is told first.
+    pub opening: Vec<Secret>,
+    /// Whether a Close 1000 of such a server is the end, or a break as any other.
+    pub plain_ends: bool,
+    /// Bounds of the wait before another attempt; it doubles, and is drawn from 0 up to it.
+    pub backoff: (Duration, Duration),
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self {
+            wanted: Wanted::default(),
+            place: None,
+            insists: false,
+            opening: Vec::new(),
+            plain_ends: true,
+            backoff: (BACKOFF_MIN, BACKOFF_MAX),
+        }
+    }
+}
+
+/// An attempt to connect that failed.
+struct Failure {
+    words: String,
+    /// Another attempt does not help.
+    permanent: bool,
+    /// What the server asked to wait.
+    wait: Duration,
+}
+
 /// See the module.
 pub struct Subscription {
     endpoint: Endpoint,
     tls: Option<Arc<rustls::ClientConfig>>,
     receiver: Receiver,
-    /// Only `wirefall.v1` will do.
-    insists: bool,
+    manner: Manner,
+    /// It was connected once: a refusal may be a bad moment of the server.
+    was_connected: bool,
     line: Option<Line>,
     /// Whether the present connection speaks `wirefall.v1`.
     speaks_v1: bool,
@@ -129,18 +169,37 @@ impl Subscription {
         })?;
         let mut endpoint = Endpoint::at(address);
         endpoint.message_bytes_max = MESSAGE_BYTES_MAX;
-        endpoint.subprotocols = vec![V1.to_owned(), PLAIN.to_owned()];
-        endpoint.subprotocol_optional = true;
         endpoint.tls.ca = ca;
+        let insists = wanted != Wanted::default() || place.is_some();
+        let manner = Manner {
+            wanted,
+            place,
+            insists,
+            ..Manner::default()
+        };
+        Self::of(endpoint, manner)
+    }
+
+    /// A subscription that is not connected yet. An endpoint that offers no subprotocol of its own offers
+    /// `wirefall.v1`.
+    ///
+    /// # Errors
+    /// What is to be trusted cannot be read.
+    pub fn of(mut endpoint: Endpoint, manner: Manner) -> Result<Self, SubscribeError> {
+        if endpoint.subprotocols.is_empty() {
+            endpoint.subprotocols = vec![V1.to_owned(), PLAIN.to_owned()];
+            endpoint.subprotocol_optional = true;
+        }
         let tls = tls::of(&endpoint).map_err(SubscribeError::Wrong)?;
         Ok(Self {
             endpoint,
             tls,
-            insists: wanted != Wanted::default() || place.is_some(),
-            receiver: Receiver::new(wanted, place),
+            receiver: Receiver::new(manner.wanted.clone(), manner.place.clone()),
             line: None,
             speaks_v1: false,
-            wait: BACKOFF_MIN,
+            wait: manner.backoff.0,
+            manner,
+            was_connected: false,
             asked_wait: Duration::ZERO,
             dial_at: Instant::now(),
             heard_at: Instant::now(),
@@ -169,7 +228,8 @@ impl Subscription {
     /// # Errors
     /// What happened, and what to do.
     pub async fn connect(&mut self) -> Result<(), SubscribeError> {
-        self.dial().await.map_err(SubscribeError::Refused)
+        let dialled = self.dial().await;
+        dialled.map_err(|failure| SubscribeError::Refused(failure.words))
     }
 
     /// Whether the present connection, or the last one, speaks `wirefall.v1`.
@@ -187,6 +247,8 @@ impl Subscription {
     pub fn ack(&mut self, place: Place) {
         if let Some(line) = self.line.as_mut().filter(|_| self.speaks_v1) {
             line.push_text(&Request::Ack(place).encode());
+            // Its caller may not ask for more for a while.
+            line.write_now();
         }
     }
 
@@ -216,7 +278,7 @@ impl Subscription {
                 match self.dial().await {
                     Ok(()) if self.speaks_v1 => continue,
                     Ok(()) => return Event::Plain,
-                    Err(reason) => return self.broken(reason),
+                    Err(failure) => return self.undialled(failure),
                 }
             };
             line.take_answers();
@@ -253,7 +315,7 @@ impl Subscription {
     }
 
     /// One attempt to connect.
-    async fn dial(&mut self) -> Result<(), String> {
+    async fn dial(&mut self) -> Result<(), Failure> {
         let mut layers = Layers::default();
         let connected = connect::connect(&self.endpoint, self.tls.as_ref(), &mut layers).await;
         let address = &self.endpoint.address;
@@ -262,19 +324,35 @@ impl Subscription {
                 Some("tcp") => "; does the pipeline run?",
                 _ => "",
             };
-            format!("cannot connect to {address}: {}{advice}", failure.message)
+            Failure {
+                words: format!("cannot connect to {address}: {}{advice}", failure.message),
+                permanent: failure.permanent,
+                wait: failure.retry_after.unwrap_or_default(),
+            }
         })?;
         self.speaks_v1 = connected.subprotocol.as_deref() == Some(V1);
-        if !self.speaks_v1 && (self.insists || self.receiver.place().is_some()) {
-            return Err(format!(
+        if !self.speaks_v1 && (self.manner.insists || self.receiver.place().is_some()) {
+            let words = format!(
                 "the server at {address} does not speak wirefall.v1: it knows no positions, names or keys"
-            ));
+            );
+            return Err(Failure {
+                words,
+                permanent: true,
+                wait: Duration::ZERO,
+            });
         }
-        let mut line =
-            Line::new(connected, Position::default()).map_err(|error| error.to_string())?;
+        let mut line = Line::new(connected, Position::default()).map_err(|error| Failure {
+            words: error.to_string(),
+            permanent: false,
+            wait: Duration::ZERO,
+        })?;
         if self.speaks_v1 {
             line.push_text(&self.receiver.subscribe().encode());
+        } else {
+            let opening = self.manner.opening.iter();
+            opening.for_each(|message| line.push_text(message.reveal()));
         }
+        self.was_connected = true;
         self.line = Some(line);
         self.writes = true;
         self.pinged = false;
@@ -354,7 +432,7 @@ impl Subscription {
             false => Heard::Data,
         };
         if !matches!(heard, Heard::Hello(_) | Heard::Bye(_)) {
-            self.wait = BACKOFF_MIN;
+            self.wait = self.manner.backoff.0;
         }
         Ok(match heard {
             Heard::Data => Some(Event::Frame {
@@ -381,7 +459,7 @@ impl Subscription {
         }
         let told = words::of_close(close);
         let event = match close.map(|close| u16::from(close.code)) {
-            Some(close::END) => Event::End,
+            Some(close::END) if self.speaks_v1 || self.manner.plain_ends => Event::End,
             Some(close::WRONG | close::UNKNOWN | close::FORBIDDEN | close::TAKEN) => {
                 Event::Refused(told)
             }
@@ -392,11 +470,22 @@ impl Subscription {
         event
     }
 
+    /// Nothing came of an attempt: for good where no other helps, and none ever did.
+    fn undialled(&mut self, failure: Failure) -> Event {
+        if failure.permanent && !self.was_connected {
+            let event = Event::Refused(failure.words);
+            self.ended = Some(event.clone());
+            return event;
+        }
+        self.asked_wait = failure.wait.min(RETRY_AFTER_MAX);
+        self.broken(failure.words)
+    }
+
     fn broken(&mut self, reason: String) -> Event {
         self.line = None;
         self.pinged = false;
         let wait = self.asked_wait + self.wait.mul_f64(fastrand::f64());
-        self.wait = (self.wait * 2).min(BACKOFF_MAX);
+        self.wait = (self.wait * 2).min(self.manner.backoff.1);
         self.dial_at = Instant::now() + wait;
         Event::Broken { reason, wait }
     }
