@@ -164,6 +164,6 @@ fn all_that_is_wrong_is_said_at_once() {
         .collect();
     assert_eq!(
         pointers,
-        ["/url", "/headers/Host ", "/write_timeout", "/proxy"]
+        ["/url", "/headers/Host ", "/proxy", "/write_timeout"]
     );
 }

@@ -1,0 +1,174 @@
+//! Runtimes in a chain: the edge publishes, the centre subscribes and publishes again, and each of them
+//! may be killed.
+
+use std::net::SocketAddr;
+
+use wirefall_tests::peers::free_address;
+use wirefall_tests::records::{numbered, write_numbered};
+use wirefall_tests::{Folder, Process, Signal, numbers, pipelines, wait_until, wirefall};
+
+const RECORDS: u64 = 20_000;
+
+const JOURNAL: &str = "journal: { driver: disk, path: journal }\n";
+
+/// How often one of the chain is killed; `WIREFALL_KILLS` says another number.
+fn kills() -> u64 {
+    let more = std::env::var("WIREFALL_KILLS").ok();
+    more.and_then(|more| more.parse().ok()).unwrap_or(8)
+}
+
+fn start(folder: &Folder) -> Process {
+    wirefall(["run".as_ref(), folder.path("pipeline.yaml").as_os_str()])
+}
+
+/// A pipeline whose source is the stream at `from`, published at `address`.
+fn centre(folder: &Folder, from: &str, source: &[&str], address: SocketAddr, journal: &str) {
+    let mut config = vec![
+        format!("url: {from}"),
+        "reconnect: { min: 10ms, max: 200ms }".to_owned(),
+    ];
+    config.extend(source.iter().map(|line| (*line).to_owned()));
+    let sink = [format!("listen: {address}")];
+    pipelines::pipeline(folder, "websocket", &config, &sink, journal);
+}
+
+fn stream(address: SocketAddr) -> String {
+    format!("ws://{address}/v1/streams/test")
+}
+
+fn subscribe(folder: &Folder, address: SocketAddr) -> Process {
+    let out = folder.path("out.ndjson");
+    let out = out.to_str().expect("a path in UTF-8");
+    let from = stream(address);
+    wirefall([
+        "subscribe",
+        &from,
+        "--wait",
+        "--from",
+        "earliest",
+        "--out",
+        out,
+    ])
+}
+
+fn received(folder: &Folder) -> Vec<u64> {
+    numbers(&folder.read("out.ndjson"))
+}
+
+/// The edge, the centre and a subscriber of it, each killed at random moments: every record arrives
+/// once, and in order.
+fn killed_at_random(framing: &str, seed: u64) {
+    let [edge, centre_at, end] = [(); 3].map(|()| Folder::new());
+    let (at_edge, at_centre) = (free_address(), free_address());
+    write_numbered(&edge.path("input.ndjson"), RECORDS);
+    let source = ["path: input.ndjson".to_owned(), "rate: 5000".to_owned()];
+    let sink = [format!("listen: {at_edge}"), format!("framing: {framing}")];
+    pipelines::pipeline(&edge, "file", &source, &sink, JOURNAL);
+    let framing = format!("framing: {framing}");
+    let keys = ["from: earliest", "name: centre", &framing];
+    centre(&centre_at, &stream(at_edge), &keys, at_centre, JOURNAL);
+    let starts: [&dyn Fn() -> Process; 3] = [&|| start(&edge), &|| start(&centre_at), &|| {
+        subscribe(&end, at_centre)
+    }];
+    let mut processes: Vec<Process> = starts.iter().map(|start| start()).collect();
+    let mut random = fastrand::Rng::with_seed(seed);
+    for kill in 1..=kills() {
+        let enough = RECORDS * kill / (kills() + 1) + random.u64(..RECORDS / (kills() + 1) / 2);
+        wait_until("some more records", || {
+            received(&end).len() as u64 >= enough
+        });
+        let victim = random.usize(..processes.len());
+        processes[victim].signal(Signal::Kill);
+        let dead = std::mem::replace(&mut processes[victim], starts[victim]());
+        assert_eq!(dead.wait().code, None, "seed {seed}");
+    }
+    wait_until("the last record", || {
+        received(&end).last() == Some(&(RECORDS - 1))
+    });
+    for process in processes.iter().rev() {
+        process.signal(Signal::Terminate);
+    }
+    let mut ended: Vec<_> = processes.into_iter().map(Process::wait).collect();
+    let seen = received(&end);
+    assert!(
+        seen.iter().copied().eq(0..RECORDS),
+        "seed {seed}: {} records",
+        seen.len()
+    );
+    ended.truncate(2);
+    for run in ended {
+        let run = run.expect(0);
+        assert_eq!(run.account_or_none("missed"), 0, "{}", run.stderr);
+        assert_eq!(run.account_or_none("gaps of unknown length"), 0);
+    }
+}
+
+#[test]
+fn i1_a_chain_that_is_killed_at_random_carries_each_record_once() {
+    killed_at_random("record", fastrand::u64(..));
+}
+
+#[test]
+fn i1_a_chain_of_batches_that_is_killed_at_random_carries_each_record_once() {
+    killed_at_random("ndjson", fastrand::u64(..));
+}
+
+/// With a journal in memory the edge knows nothing of what it published before: that is told, and what
+/// it publishes from then on comes.
+#[test]
+fn i2_an_edge_that_begins_anew_is_a_gap_and_the_chain_goes_on() {
+    let [edge, centre_at, end] = [(); 3].map(|()| Folder::new());
+    let (at_edge, at_centre) = (free_address(), free_address());
+    pipelines::publish_at(&edge, at_edge, &[]);
+    centre(
+        &centre_at,
+        &stream(at_edge),
+        &["from: earliest"],
+        at_centre,
+        "",
+    );
+    let mut first = start(&edge);
+    first.wait_for_line("stream  ");
+    let run = start(&centre_at);
+    let mut last = subscribe(&end, at_centre);
+    assert!(first.write((numbered(0) + "\n").as_bytes()));
+    wait_until("the first record", || received(&end) == [0]);
+    first.kill();
+    let mut second = start(&edge);
+    second.wait_for_line("stream  ");
+    assert!(second.write((numbered(1) + "\n").as_bytes()));
+    wait_until("the second record", || received(&end) == [0, 1]);
+    assert!(last.is_running());
+    run.signal(Signal::Terminate);
+    let ended = run.wait().expect(0);
+    assert_eq!(ended.account("gaps of unknown length"), 1);
+    assert!(ended.stderr.contains("cannot go on where we were"));
+}
+
+/// A server that is not there yet is waited for; one that is no stream of ours ends the run.
+#[test]
+fn a_centre_waits_for_its_edge_and_is_told_where_there_is_none() {
+    let folder = Folder::new();
+    let (at_edge, at_centre) = (free_address(), free_address());
+    centre(
+        &folder,
+        &stream(at_edge),
+        &["from: earliest"],
+        at_centre,
+        "",
+    );
+    let mut waiting = start(&folder);
+    waiting.wait_for_line("the source's connection broke");
+    let edge = Folder::new();
+    pipelines::publish_at(&edge, at_edge, &[]);
+    let mut publishing = start(&edge);
+    publishing.wait_for_line("stream  ");
+    waiting.wait_for_line("the source is connected");
+    waiting.signal(Signal::Terminate);
+    waiting.wait().expect(0);
+    let elsewhere = format!("ws://{at_edge}/v1/streams/other");
+    centre(&folder, &elsewhere, &["from: earliest"], at_centre, "");
+    let ended = start(&folder).wait().expect(3);
+    assert!(ended.stderr.contains("404"), "{}", ended.stderr);
+    publishing.kill();
+}
