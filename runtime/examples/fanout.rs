@@ -91,7 +91,7 @@ struct Shared {
 }
 
 /// Looks at the frames of a read; `rest` holds the beginning of one that is not whole.
-fn take_times(read: &[u8], rest: &mut Vec<u8>, late: &mut Vec<u64>) {
+fn take_times(read: &[u8], rest: &mut Vec<u8>, late: &mut [u64]) {
     rest.extend_from_slice(read);
     let now = now_nanos();
     let whole = rest.len() / FRAME_BYTES * FRAME_BYTES;
