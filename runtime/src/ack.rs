@@ -15,7 +15,7 @@ use crate::record::Partition;
 const DETAILED_MAX: usize = 1024;
 
 /// Batches whose outputs are not all confirmed, oldest first. Bounded by what a journal in memory holds,
-/// or by [`DETAILED_MAX`] where batches are settled before they are confirmed.
+/// or by `DETAILED_MAX` where batches are settled before they are confirmed.
 #[derive(Debug, Default)]
 pub struct Ledger {
     entries: VecDeque<Entry>,
