@@ -42,6 +42,9 @@ const HOT_BYTES_MAX: u64 = 4 << 20;
 const PENDING_BYTES_MAX: u64 = 8 << 20;
 /// Reads of the disk whose chunks are kept for those who come next (I4).
 const COLD_READS_MAX: usize = 8;
+/// How long another process is waited for that has the journal, and how long between two looks.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// A segment is a part of all that may be kept, so that dropping one frees little at a time.
 const SEGMENTS_OF_ALL: u64 = 8;
 /// Smallest and largest segment.
@@ -227,7 +230,14 @@ fn lock(path: &Path) -> Result<std::fs::File, JournalError> {
         options.open(path.join("lock"))
     });
     let file = opened.map_err(|error| unusable(path, error.to_string()))?;
-    match file.try_lock() {
+    let until = Instant::now() + LOCK_PATIENCE;
+    let mut locked = file.try_lock();
+    // One that was killed a moment ago may still be on its way out.
+    while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < until {
+        std::thread::sleep(LOCK_PAUSE);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::Error(error)) => Err(unusable(path, format!("locking it: {error}"))),
         Err(TryLockError::WouldBlock) => Err(JournalError::Unusable {
