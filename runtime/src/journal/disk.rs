@@ -5,9 +5,8 @@
 //! is the log's (`log`, `recovery`), and when it is written the writer's (`writer`). The pipeline makes
 //! one; everybody else sees [`Journal`].
 
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::TryLockError;
-use std::path::{Path, PathBuf};
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,18 +14,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, watch};
 
 use super::cursors::Cursors;
+use super::pins::Pins;
 use super::{Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::driver::BoxFuture;
 use folder::{Folder, RealFolder};
-use log::{Entry, Log, Rules};
-use recovery::{Known, RecoveryError, recover};
+use log::Entry;
+use opening::{lock, open_log, unusable};
 use segment::Segment;
 
 mod folder;
 mod format;
 mod log;
 mod notes;
+mod opening;
 mod recovery;
 mod segment;
 mod writer;
@@ -42,13 +43,6 @@ const HOT_BYTES_MAX: u64 = 4 << 20;
 const PENDING_BYTES_MAX: u64 = 8 << 20;
 /// Reads of the disk whose chunks are kept for those who come next (I4).
 const COLD_READS_MAX: usize = 8;
-/// How long another process is waited for that has the journal, and how long between two looks.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
-/// A segment is a part of all that may be kept, so that dropping one frees little at a time.
-const SEGMENTS_OF_ALL: u64 = 8;
-/// Smallest and largest segment.
-const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(64 << 20);
 
 /// When what was appended is synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +116,7 @@ struct State {
     durable: Position,
     /// Settled by all that was appended.
     checkpoint: Checkpoint,
-    pins: BTreeMap<u64, Position>,
-    pins_made: u64,
+    pins: Pins,
     cursors: Cursors,
     /// Since when cursors wait to be written down.
     cursors_moved: Option<Instant>,
@@ -151,8 +144,7 @@ impl Disk {
         lock: Option<std::fs::File>,
         options: Options,
     ) -> Result<Self, JournalError> {
-        let opened = open_log(&folder, &options)?;
-        let (log, cursors) = opened;
+        let (log, cursors) = open_log(&folder, &options)?;
         let head = log.safe();
         let state = State {
             segments: log.segments().clone(),
@@ -166,8 +158,7 @@ impl Disk {
             head,
             durable: head,
             checkpoint: log.checkpoint().clone(),
-            pins: BTreeMap::new(),
-            pins_made: 0,
+            pins: Pins::default(),
             cursors,
             cursors_moved: None,
             closed: false,
@@ -214,111 +205,6 @@ impl Drop for Disk {
     }
 }
 
-fn unusable(path: &Path, what: impl Into<String>) -> JournalError {
-    JournalError::Unusable {
-        path: path.display().to_string(),
-        what: what.into(),
-        help: "the journal needs a folder of its own, which it may write to (`journal.path`)",
-    }
-}
-
-/// Makes the folder and locks it; the system takes the lock back however the process ends.
-fn lock(path: &Path) -> Result<std::fs::File, JournalError> {
-    let opened = std::fs::create_dir_all(path).and_then(|()| {
-        let mut options = std::fs::File::options();
-        let options = options.create(true).truncate(false).write(true);
-        options.open(path.join("lock"))
-    });
-    let file = opened.map_err(|error| unusable(path, error.to_string()))?;
-    let until = Instant::now() + LOCK_PATIENCE;
-    let mut locked = file.try_lock();
-    // One that was killed a moment ago may still be on its way out.
-    while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < until {
-        std::thread::sleep(LOCK_PAUSE);
-        locked = file.try_lock();
-    }
-    match locked {
-        Ok(()) => Ok(file),
-        Err(TryLockError::Error(error)) => Err(unusable(path, format!("locking it: {error}"))),
-        Err(TryLockError::WouldBlock) => Err(JournalError::Unusable {
-            path: path.display().to_string(),
-            what: "another process has this journal".to_owned(),
-            help: "end it, or give this pipeline a `journal.path` of its own",
-        }),
-    }
-}
-
-/// Finds the log and the cursors, and begins a new epoch where positions may come to mean other records.
-fn open_log(folder: &Arc<dyn Folder>, options: &Options) -> Result<(Log, Cursors), JournalError> {
-    let path = &options.path;
-    let damaged = |what: String| JournalError::Damaged {
-        path: path.display().to_string(),
-        what,
-    };
-    let note = |name: &str, error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::InvalidData => damaged(format!("{name}: {error}")),
-        _ => unusable(path, format!("{name}: {error}")),
-    };
-    let boot = notes::boot();
-    let left: Option<notes::State> =
-        notes::read(&**folder, notes::STATE).map_err(|error| note(notes::STATE, error))?;
-    let written: notes::Written = notes::read(&**folder, notes::CURSORS)
-        .map_err(|error| note(notes::CURSORS, error))?
-        .unwrap_or_default();
-    let may_have_lost = left.as_ref().is_some_and(|left| left.may_have_lost(&boot));
-    let clean = left.as_ref().and_then(|left| left.clean);
-    let known = Known {
-        exists: left.is_some(),
-        safe: match may_have_lost {
-            true => Position::default(),
-            false => Position(written.values().copied().chain(clean).max().unwrap_or(0)),
-        },
-    };
-    let synced = options.sync != Sync::None;
-    let rules = Rules {
-        segment_bytes: (options.bytes_max / SEGMENTS_OF_ALL)
-            .clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
-        synced,
-    };
-    let epoch = fastrand::u64(1..);
-    let recovered = recover(Arc::clone(folder), rules, known, epoch);
-    let recovered = recovered.map_err(|error| match error {
-        RecoveryError::Io { .. } | RecoveryError::Version { .. } => {
-            unusable(path, error.to_string())
-        }
-        RecoveryError::Damaged { .. } => damaged(error.to_string()),
-    })?;
-    if let Some(cut) = recovered.cut {
-        tracing::warn!(
-            file = %path.join(cut.file).display(),
-            offset = cut.offset,
-            bytes = cut.bytes,
-            "cut what a crash tore off the end of the journal; it was never durable"
-        );
-    }
-    let mut log = recovered.log;
-    if may_have_lost || options.fresh {
-        if may_have_lost {
-            tracing::warn!(
-                "the machine went down with a journal of `sync: none`: records that were seen may be \
-                 gone, so its positions count for nothing any more (a new epoch)"
-            );
-        }
-        let epoch = may_have_lost.then_some(epoch);
-        log.begin_anew(epoch, options.fresh)
-            .map_err(|error| unusable(path, format!("beginning a segment: {error}")))?;
-    }
-    let cursors = notes::cursors(&written, log.safe());
-    let state = notes::State {
-        synced,
-        boot,
-        clean: None,
-    };
-    notes::write(&**folder, notes::STATE, &state)
-        .map_err(|error| unusable(path, format!("{}: {error}", notes::STATE)))?;
-    Ok((log, cursors))
-}
-
 impl State {
     fn tail(&self) -> Position {
         self.segments
@@ -343,10 +229,8 @@ impl State {
 
     /// Whether every pin has passed the oldest segment, and another one is there to write to.
     fn oldest_is_free(&self) -> bool {
-        self.segments.len() > 1 && {
-            let end = self.segments[1].first;
-            self.pins.values().all(|pin| end <= *pin)
-        }
+        let next = self.segments.get(1);
+        next.is_some_and(|next| self.pins.have_passed(next.first))
     }
 
     /// Whether the oldest segment is to go (I4).
@@ -470,10 +354,7 @@ impl Shared {
 
     fn move_pin(&self, id: u64, to: Option<Position>) {
         let mut state = self.state();
-        match to {
-            Some(position) => state.pins.insert(id, position),
-            None => state.pins.remove(&id),
-        };
+        state.pins.moved(id, to);
         if state.oldest_is_to_go(&self.options, now_ms()) {
             self.work.notify_one();
         }
@@ -570,11 +451,7 @@ impl Journal for Disk {
     }
 
     fn pin(&self, from: Position) -> Cursor {
-        let mut state = self.shared.state();
-        let id = state.pins_made;
-        state.pins_made += 1;
-        state.pins.insert(id, from);
-        drop(state);
+        let id = self.shared.state().pins.add(from);
         let shared = Arc::clone(&self.shared);
         Cursor::new(from, Box::new(move |to| shared.move_pin(id, to)))
     }

@@ -3,13 +3,14 @@
 //! Owns retention by bytes and age, pins, and the wait for space. Nothing outlives the process. The
 //! pipeline makes one; everybody else sees [`Journal`].
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
 use super::cursors::Cursors;
+use super::pins::Pins;
 use super::{Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
 use crate::checkpoint::Delta;
 use crate::driver::BoxFuture;
@@ -47,8 +48,7 @@ struct State {
     bytes: u64,
     head: Position,
     closed: bool,
-    pins: BTreeMap<u64, Position>,
-    pins_made: u64,
+    pins: Pins,
     cursors: Cursors,
 }
 
@@ -59,10 +59,8 @@ impl State {
 
     /// Whether retention may drop the oldest chunk.
     fn oldest_is_free(&self) -> bool {
-        let Some(oldest) = self.chunks.front() else {
-            return false;
-        };
-        self.pins.values().all(|pin| oldest.end() <= *pin)
+        let oldest = self.chunks.front();
+        oldest.is_some_and(|oldest| self.pins.have_passed(oldest.end()))
     }
 
     fn drop_oldest(&mut self) {
@@ -106,10 +104,7 @@ impl Shared {
 
     fn move_pin(&self, id: u64, to: Option<Position>) {
         let mut state = self.state();
-        match to {
-            Some(position) => state.pins.insert(id, position),
-            None => state.pins.remove(&id),
-        };
+        state.pins.moved(id, to);
         self.settle(state);
         self.freed.notify_one();
     }
@@ -205,11 +200,7 @@ impl Journal for Memory {
     }
 
     fn pin(&self, from: Position) -> Cursor {
-        let mut state = self.shared.state();
-        let id = state.pins_made;
-        state.pins_made += 1;
-        state.pins.insert(id, from);
-        drop(state);
+        let id = self.shared.state().pins.add(from);
         let shared = Arc::clone(&self.shared);
         Cursor::new(from, Box::new(move |to| shared.move_pin(id, to)))
     }

@@ -20,6 +20,7 @@ use crate::record::Column;
 pub mod cursors;
 pub mod disk;
 pub mod memory;
+mod pins;
 
 /// A place in the journal: how many records were appended before it. Opaque outside this module and
 /// the session's arithmetic; peers are given it as a string.
