@@ -1,7 +1,7 @@
 //! The other ends of `cargo xtask bench fanout`: many subscribers, and a writer that does nothing else.
 //!
 //! `fanout read URL SUBSCRIBERS STALLED BYTES` connects, tells `{"connect_seconds"}`, reads BYTES of
-//! frames on each subscriber that is not STALLED, tells `{"ended_at", "cpu_seconds"}`, and begins again,
+//! frames on each subscriber that is not STALLED, tells `{"ended_at"}`, and begins again,
 //! until the other side closes. With 0 BYTES it holds the connections until its input ends. `fanout time URL SUBSCRIBERS 0 BYTES` also looks
 //! into each frame: its payload ends with the time when it was made; that adds `{"p50_ms", "p99_ms",
 //! "max_ms"}`. `fanout write SUBSCRIBERS BYTES PIECE` is the limit: it tells `{"url"}`, waits for the
@@ -30,18 +30,6 @@ const READ_BYTES: usize = 256 << 10;
 fn now_nanos() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.expect("it is after 1970").as_nanos() as u64
-}
-
-/// CPU time of this process, user and system.
-fn cpu_seconds() -> f64 {
-    // SAFETY: all zeroes is a valid rusage, and getrusage only writes to it.
-    let usage = unsafe {
-        let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
-        usage
-    };
-    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-    seconds(usage.ru_utime) + seconds(usage.ru_stime)
 }
 
 /// Reads until the end of a header.
@@ -148,20 +136,19 @@ async fn subscribe(url: &str, live: usize, stalled: usize, bytes: usize, timed: 
         late: RefCell::new(vec![0; 1_000_000]),
     });
     while !sockets.is_empty() {
-        let cpu = cpu_seconds();
         let mut reading = JoinSet::new();
         for socket in sockets {
             reading.spawn_local(read(socket, bytes, timed, Rc::clone(&shared)));
         }
         sockets = reading.join_all().await.into_iter().flatten().collect();
         if sockets.len() == live {
-            tell(now_nanos(), cpu_seconds() - cpu, &shared.late.borrow());
+            tell(now_nanos(), &shared.late.borrow());
         }
     }
     drop(silent);
 }
 
-fn tell(ended_at: u64, cpu_seconds: f64, late: &[u64]) {
+fn tell(ended_at: u64, late: &[u64]) {
     let quantile = |part: f64| {
         let all: u64 = late.iter().sum();
         let mut before = 0;
@@ -173,7 +160,6 @@ fn tell(ended_at: u64, cpu_seconds: f64, late: &[u64]) {
     };
     let told = serde_json::json!({
         "ended_at": ended_at,
-        "cpu_seconds": cpu_seconds,
         "p50_ms": quantile(0.5),
         "p99_ms": quantile(0.99),
         "max_ms": quantile(1.0),
