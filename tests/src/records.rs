@@ -37,16 +37,31 @@ fn padded(number: u64, pad: usize) -> String {
 }
 
 /// The numbers of the records in a text, a line each, in order. What is no such record fails the test,
-/// but for a last line that a killed writer left unfinished.
+/// but for what a killed writer left unfinished: at the end, or with the next writer's line behind it.
 pub fn numbers(text: &str) -> Vec<u64> {
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-    complete.lines().map(number).collect()
+    complete.lines().flat_map(numbers_of_line).collect()
 }
 
-fn number(line: &str) -> u64 {
-    line.strip_prefix(START)
-        .and_then(|rest| rest.split_once(',')?.0.parse().ok())
-        .unwrap_or_else(|| panic!("not a record: {line}"))
+fn numbers_of_line(line: &str) -> Vec<u64> {
+    let starts: Vec<usize> = line.match_indices(START).map(|(at, _)| at).collect();
+    let before = starts.first().map(|first| &line[..*first]);
+    let is_record = before.is_some_and(|before| START.starts_with(before)) && line.ends_with('}');
+    assert!(is_record, "not a record: {line}");
+    let ends = starts.iter().skip(1).copied().chain([line.len()]);
+    let pieces = starts
+        .iter()
+        .zip(ends)
+        .map(|(start, end)| &line[*start..end]);
+    let finished = pieces.filter(|piece| piece.ends_with('}'));
+    finished.map(number).collect()
+}
+
+fn number(piece: &str) -> u64 {
+    piece[START.len()..]
+        .split_once(',')
+        .and_then(|(digits, _)| digits.parse().ok())
+        .unwrap_or_else(|| panic!("not a record: {piece}"))
 }
 
 /// The numbers of the records that are whole in a text, to their last byte, whatever stands around them: a
@@ -114,4 +129,27 @@ pub fn first_times(numbers: &[u64]) -> Vec<u64> {
     let mut seen = std::collections::BTreeSet::new();
     let first = numbers.iter().filter(|number| seen.insert(**number));
     first.copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_writer_left_unfinished_is_no_record_and_hides_none() {
+        let (one, two) = (numbered(1), numbered(2));
+        let whole = format!("{one}\n{two}\n");
+        assert_eq!(numbers(&whole), [1, 2]);
+        for cut in 0..=one.len() {
+            let seen = numbers(&format!("{}{two}\n{}", &one[..cut], &one[..cut]));
+            let expected: &[u64] = if cut == one.len() { &[1, 2] } else { &[2] };
+            assert_eq!(seen, expected, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "not a record")]
+    fn anything_else_fails() {
+        numbers("{\"n\":1,\"pad\":\"\"}\nelse\n");
+    }
 }
