@@ -29,8 +29,14 @@ fn peer(test: &str, language: Language, words: &[&str]) -> Option<(Folder, Recei
 }
 
 /// Kills what `restart` restarts, so many times, each time once the peer has so much, and something since
-/// the last kill. Returns what it had handled at most at each kill.
-fn kill(folder: &Folder, run: &mut Process, kills: u64, mut restart: impl FnMut()) -> Vec<u64> {
+/// the last kill. `restart` returns what had been written when all was dead: the next process may write
+/// before anybody looks. Returns what the peer had handled at most at each kill.
+fn kill(
+    folder: &Folder,
+    run: &mut Process,
+    kills: u64,
+    mut restart: impl FnMut() -> String,
+) -> Vec<u64> {
     let mut handled = Vec::new();
     let mut bytes = 0;
     for kill in 1..=kills {
@@ -39,12 +45,19 @@ fn kill(folder: &Folder, run: &mut Process, kills: u64, mut restart: impl FnMut(
         wait_until("something since the last kill", || {
             folder.read("out.ndjson").len() > bytes || !run.is_running()
         });
-        restart();
-        let text = folder.read("out.ndjson");
+        let text = restart();
         bytes = text.len();
         handled.extend(whole(&text).into_iter().max());
     }
     handled
+}
+
+/// Kills a peer and starts it again; what it had written.
+fn restart(folder: &Folder, peer: &mut Receiver) -> String {
+    peer.kill();
+    let text = folder.read("out.ndjson");
+    peer.restart();
+    text
 }
 
 /// Python's `websockets` answers the Pings of what it has read at once, and gives the messages before
@@ -79,7 +92,7 @@ fn kills_of_a_peer(test: &str, language: Language, (ack, words): (&str, &[&str])
         return;
     };
     let mut run = push(&folder, peer.address, RECORDS, &[ack]);
-    let handled = kill(&folder, &mut run, 10, || peer.restart());
+    let handled = kill(&folder, &mut run, 10, || restart(&folder, &mut peer));
     if (language, ack) == (Language::Python, PONGS.0) {
         only_what_the_stack_had_confirmed_is_lost(run.wait(), &folder, &handled);
     } else {
@@ -182,8 +195,11 @@ fn kills_at_nginx_lose_nothing(
         let sink = [&[ack], more].concat();
         let mut run = push(&folder, nginx.address, RECORDS, &sink);
         let handled = kill(&folder, &mut run, 3, || match of_nginx {
-            true => nginx.restart(),
-            false => peer.restart(),
+            true => {
+                nginx.restart();
+                folder.read("out.ndjson")
+            }
+            false => restart(&folder, &mut peer),
         });
         let stack = (language, ack) == (Language::Python, PONGS.0);
         match (stack, of_nginx) {
@@ -236,7 +252,9 @@ fn i1_a_receiver_killed_and_restarted_ten_times_loses_nothing() {
     let mut run = push(&folder, address, RECORDS, &["ack: pong"]);
     kill(&folder, &mut run, KILLS, || {
         receiver.take().expect("one runs").kill();
+        let text = folder.read("out.ndjson");
         receiver = Some(start());
+        text
     });
     let ended = all_delivered(run.wait(), RECORDS);
     assert_eq!(folder.read("failover.ndjson"), "");
