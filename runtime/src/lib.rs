@@ -16,6 +16,7 @@
 //! | [`ack`], [`checkpoint`] | what was confirmed, and how far the source may commit |
 //! | [`credentials`] | who may subscribe, feed and operate: GUIDs, digests of secrets, their file |
 //! | [`driver`] | what every driver table shares: a driver, its config's problems, facts for its check |
+//! | [`port`] | ports that others reach: who is let in, by which name, under which TLS |
 //! | [`units`], [`files`], [`metrics`] | sizes and times as people write them; folders that are synced; counters |
 //! | [`cli`] | the command line; a file a verb |
 //!
@@ -34,6 +35,7 @@ pub mod journal;
 pub mod metrics;
 pub mod pipeline;
 pub mod plugin;
+pub mod port;
 pub mod record;
 pub mod sink;
 pub mod source;

@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{
-    AUTHORIZATION, CONNECTION, HOST, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
-    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT,
+    AUTHORIZATION, CONNECTION, HOST, HeaderValue, LOCATION, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
+    SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
@@ -30,6 +30,7 @@ use super::layers::{Layers, is_tls};
 use super::line::Connected;
 use super::session::DialFailure;
 use super::wire::Io;
+use crate::port::tokens;
 
 /// Most of a refusal's body that is shown.
 const BODY_BYTES_MAX: usize = 512;
@@ -188,16 +189,6 @@ fn verify(headers: &HeaderMap, key: &str) -> Result<(), String> {
         return Err("its Sec-WebSocket-Accept does not fit the key it was given".into());
     }
     Ok(())
-}
-
-/// The tokens of a header that is a list.
-pub(super) fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
 }
 
 /// The subprotocol that the server chose: one of those that were offered, if any were.

@@ -2,10 +2,10 @@
 //!
 //! Owns the port: config, bind, the accept loop, the bound on subscribers, the end. Never confirms:
 //! appended is published (I1), and a subscriber holds nothing back. `http` answers requests,
-//! `auth` says who is let in, `subscriber` is one connection's loop, `release` decides when new frames go out, `names` who holds
+//! `entry` lets subscribers in, `subscriber` is one connection's loop, `release` decides when new frames go out, `names` who holds
 //! the journal.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,12 +20,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::credentials::Store;
 use crate::driver::BoxFuture;
+use crate::port;
+use crate::port::gate::Gate;
+use crate::port::keys::PortPlan;
+use crate::port::tls::Tls;
+use crate::port::visitors::Visitors;
 use crate::sink::framing::Framing;
 use crate::sink::{Delivered, Delivery, ProbeStep, Sink, SinkContext, SinkError, SinkPlan};
 
 mod alone;
-mod auth;
 mod config;
+mod entry;
 mod exposition;
 mod gathered;
 mod http;
@@ -37,9 +42,7 @@ mod socket;
 mod subscriber;
 #[cfg(test)]
 mod tests;
-mod tls;
 mod v1;
-mod visitors;
 mod wire;
 
 pub use config::{check, schema};
@@ -75,19 +78,10 @@ pub enum AtEnd {
 /// A checked server.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Where to listen.
-    listen: SocketAddr,
+    port: PortPlan,
     /// Path of the stream.
     path: String,
     at_end: AtEnd,
-    /// Web origins that may read beside the server's own.
-    origins: Vec<String>,
-    hosts: http::Hosts,
-    /// Proxies whose word counts on whom they speak for.
-    trusted_proxies: Vec<IpAddr>,
-    /// Whether subscribers have to show a credential.
-    asks: bool,
-    tls: Option<tls::TlsPlan>,
     subscribers_max: NonZeroU32,
     framing: Framing,
     lag: lag::LagPlan,
@@ -110,17 +104,9 @@ struct Timing {
 }
 
 impl Plan {
-    /// `http` or `ws`, with an `s` where it is under TLS.
-    fn scheme(&self, plain: &str) -> String {
-        match self.tls {
-            None => plain.to_owned(),
-            Some(_) => format!("{plain}s"),
-        }
-    }
-
     /// Reads the certificate, where there is to be TLS.
-    fn open_tls(&self) -> Result<Option<tls::Tls>, SinkError> {
-        let opened = self.tls.clone().map(tls::Tls::open).transpose();
+    fn open_tls(&self) -> Result<Option<Tls>, SinkError> {
+        let opened = self.port.tls.clone().map(Tls::open).transpose();
         opened.map_err(|message| SinkError::Environment { message })
     }
 }
@@ -129,14 +115,14 @@ impl SinkPlan for Plan {
     fn describe(&self) -> String {
         format!(
             "publish on {}://{}{}",
-            self.scheme("ws"),
-            self.listen,
+            self.port.scheme("ws"),
+            self.port.listen,
             self.path
         )
     }
 
     fn asks_for_credentials(&self) -> bool {
-        self.asks
+        self.port.asks
     }
 
     fn delivery(&self) -> Delivery {
@@ -157,10 +143,11 @@ impl SinkPlan for Plan {
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
         Box::pin(async move {
             let tls = self.open_tls()?;
-            let gate = auth::Gate::open(Store::of(&context.state_dir), self.asks)?;
-            let listener = bind(self.listen).await?;
+            let gate = Gate::open(Store::of(&context.state_dir), self.port.asks)
+                .map_err(|message| SinkError::Environment { message })?;
+            let listener = bind(self.port.listen).await?;
             let address = listener.local_addr().map_err(|error| SinkError::Io {
-                context: format!("listening on {}", self.listen),
+                context: format!("listening on {}", self.port.listen),
                 error,
             })?;
             raise_open_files(self.subscribers_max.get() as u64);
@@ -174,16 +161,16 @@ impl SinkPlan for Plan {
 
     fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
         Box::pin(async {
-            let bound = bind(self.listen).await;
+            let bound = bind(self.port.listen).await;
             let mut steps = vec![ProbeStep {
                 layer: "listen",
                 ok: bound.is_ok(),
                 detail: match bound {
-                    Ok(_) => format!("{} is free", self.listen),
+                    Ok(_) => format!("{} is free", self.port.listen),
                     Err(error) => error.to_string(),
                 },
             }];
-            if let Some(tls) = &self.tls {
+            if let Some(tls) = &self.port.tls {
                 let opened = self.open_tls();
                 steps.push(ProbeStep {
                     layer: "tls",
@@ -200,17 +187,8 @@ impl SinkPlan for Plan {
 }
 
 async fn bind(listen: SocketAddr) -> Result<TcpListener, SinkError> {
-    TcpListener::bind(listen)
-        .await
-        .map_err(|error| SinkError::Environment {
-            message: match error.kind() {
-                std::io::ErrorKind::AddrInUse => format!(
-                    "cannot listen on {listen}: another process does; end it, or choose another \
-                     port with `listen:`"
-                ),
-                _ => format!("cannot listen on {listen}: {error}"),
-            },
-        })
+    let bound = port::bind(listen).await;
+    bound.map_err(|message| SinkError::Environment { message })
 }
 
 /// Raises the soft limit of open files to the hard one: each subscriber takes a descriptor, and the
@@ -256,9 +234,9 @@ struct Hub {
     subscribers: TaskTracker,
     draining: AtomicBool,
     page: page::Page,
-    gate: auth::Gate,
-    closes: auth::entry::Closes,
-    tls: Option<tls::Tls>,
+    gate: Gate,
+    closes: entry::Closes,
+    tls: Option<Tls>,
 }
 
 impl Hub {
@@ -266,8 +244,8 @@ impl Hub {
         plan: Plan,
         address: SocketAddr,
         context: SinkContext,
-        gate: auth::Gate,
-        tls: Option<tls::Tls>,
+        gate: Gate,
+        tls: Option<Tls>,
     ) -> Self {
         Self {
             seats: Arc::new(Semaphore::new(plan.subscribers_max.get() as usize)),
@@ -279,9 +257,9 @@ impl Hub {
             ),
             subscribers: TaskTracker::new(),
             draining: AtomicBool::new(false),
-            page: page::Page::new(&context.pipeline, &plan.path, &plan.framing, plan.asks),
+            page: page::Page::new(&context.pipeline, &plan.path, &plan.framing, plan.port.asks),
             gate,
-            closes: auth::entry::Closes::default(),
+            closes: entry::Closes::default(),
             tls,
             plan,
             address,
@@ -312,7 +290,7 @@ impl Hub {
 impl Sink for Server {
     fn greeting(&self) -> Vec<String> {
         let Hub { address, plan, .. } = &*self.hub;
-        let (page, stream) = (plan.scheme("http"), plan.scheme("ws"));
+        let (page, stream) = (plan.port.scheme("http"), plan.port.scheme("ws"));
         let mut lines = vec![format!("page    {page}://{address}/")];
         lines.extend(
             self.hub
@@ -384,7 +362,7 @@ async fn closed(hub: &Hub) {
 
 async fn accept(listener: &TcpListener, hub: &Arc<Hub>) {
     let places = hub.plan.subscribers_max.get() as usize + VISITORS_MAX;
-    let mut visitors = visitors::Visitors::new(places);
+    let mut visitors = Visitors::new(places);
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {

@@ -5,11 +5,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::endpoint::{Endpoint, TlsPlan};
+use crate::port::tls::certificates;
 
 /// The config for an endpoint, where it is reached by TLS.
 pub(super) fn of(endpoint: &Endpoint) -> Result<Option<Arc<ClientConfig>>, String> {
@@ -70,16 +71,4 @@ fn system_roots() -> Result<RootCertStore, String> {
         ));
     }
     Ok(roots)
-}
-
-pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .map_err(|error| wrong(&error))?
-        .collect::<Result<_, _>>()
-        .map_err(|error| wrong(&error))?;
-    if certificates.is_empty() {
-        return Err(format!("{}: no certificate in it", path.display()));
-    }
-    Ok(certificates)
 }

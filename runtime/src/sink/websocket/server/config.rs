@@ -2,7 +2,6 @@
 //!
 //! Pure. Called by the `websocket` driver's entry when the config has `listen`.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -10,11 +9,10 @@ use schemars::{JsonSchema, Schema};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::http::Hosts;
 use super::lag::OnLag;
-use super::tls::TlsPlan;
 use super::{AtEnd, Plan, Timing, page};
 use crate::driver::{Facts, Problem, inline_schema, read};
+use crate::port::keys::{Auth, TlsKeys, Written, escape};
 use crate::sink::SinkPlan;
 use crate::sink::websocket::framing_keys::{self, Batch, Format, Frames, FramingKeys};
 use crate::units::{ByteSize, Span};
@@ -90,26 +88,6 @@ pub struct Config {
     write_timeout: Span,
 }
 
-/// Who may subscribe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Auth {
-    /// Whoever reaches the port.
-    None,
-    /// Who shows a credential.
-    Required,
-}
-
-/// TLS of the port; the files are read again when they change.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct TlsKeys {
-    /// PEM file of the certificate and the chain behind it, relative to the pipeline file.
-    cert: String,
-    /// PEM file of its key, relative to the pipeline file.
-    key: String,
-}
-
 mod defaults {
     use super::*;
 
@@ -149,29 +127,20 @@ pub fn check(config: Value, facts: &Facts) -> Result<Box<dyn SinkPlan>, Vec<Prob
 
 fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
     let mut problems = Vec::new();
-    let listen = listen(&config.listen)
-        .map_err(|problem| problems.push(problem))
-        .ok();
-    let is_loopback = listen.is_some_and(|listen| listen.ip().is_loopback());
-    let asks = match config.auth {
-        None => !is_loopback,
-        Some(auth) => auth == Auth::Required,
-    };
-    if let Some(listen) = listen.filter(|_| !is_loopback) {
-        let has_tls = config.tls.is_some() || config.insecure;
-        problems.extend(unsafe_elsewhere(listen, asks, has_tls));
+    let port = Written {
+        listen: &config.listen,
+        auth: config.auth,
+        tls: config.tls.as_ref(),
+        insecure: config.insecure,
+        hosts: &config.hosts,
+        origins: &config.origins,
+        trusted_proxies: &config.trusted_proxies,
     }
-    let trusted_proxies = proxies(&config.trusted_proxies, &mut problems);
-    for (index, host) in config.hosts.iter().enumerate() {
-        problems.extend(wrong_host(index, host));
-    }
+    .check(facts, &mut problems);
     let path = config
         .path
         .unwrap_or_else(|| format!("/v1/streams/{}", escape(&facts.pipeline)));
     problems.extend(wrong_path(&path));
-    for (index, origin) in config.origins.iter().enumerate() {
-        problems.extend(wrong_origin(index, origin));
-    }
     for (pointer, span) in [
         ("/ping_interval", config.ping_interval),
         ("/heartbeat", config.heartbeat),
@@ -197,22 +166,11 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
     }
     .check(&mut problems);
     let lag = config.on_lag.check(&mut problems);
-    match listen {
-        Some(listen) if problems.is_empty() => Ok(Plan {
-            listen,
+    match port {
+        Some(port) if problems.is_empty() => Ok(Plan {
+            port,
             path,
             at_end: config.at_end,
-            origins: config.origins,
-            hosts: Hosts {
-                is_loopback,
-                listed: config.hosts,
-            },
-            trusted_proxies,
-            asks,
-            tls: config.tls.map(|tls| TlsPlan {
-                cert: facts.path(&tls.cert),
-                key: facts.path(&tls.key),
-            }),
             subscribers_max: config.subscribers_max,
             framing,
             lag,
@@ -228,70 +186,6 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
     }
 }
 
-/// The address.
-fn listen(text: &str) -> Result<SocketAddr, Problem> {
-    let wrong = |message: String| Problem::error("/listen", message);
-    let address = match text.strip_prefix("localhost:") {
-        Some(port) => port
-            .parse()
-            .ok()
-            .map(|port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
-        None => text.parse().ok(),
-    };
-    address.ok_or_else(|| {
-        let port: Option<u16> = text.strip_prefix(':').unwrap_or(text).parse().ok();
-        wrong(format!("`{text}` is not an address with a port"))
-            .help(format!("write 127.0.0.1:{}", port.unwrap_or(9400)))
-    })
-}
-
-/// What an address that other machines reach may not do without: whoever reaches it would read the
-/// stream, and whoever is on the way would read the secrets.
-fn unsafe_elsewhere(listen: SocketAddr, asks: bool, has_tls: bool) -> Vec<Problem> {
-    let (ip, port) = (listen.ip(), listen.port());
-    let mut problems = Vec::new();
-    if !asks {
-        let message =
-            format!("{ip} is reached from other machines, and nobody is asked for a credential");
-        problems.push(Problem::error("/auth", message).help(format!(
-            "say `auth: required`, or listen on 127.0.0.1:{port}"
-        )));
-    }
-    if !has_tls {
-        let message =
-            format!("{ip} is reached from other machines, and secrets would go there unencrypted");
-        problems.push(Problem::error("/listen", message).help(
-            "give it `tls: { cert: FILE, key: FILE }`; or say `insecure: true` where a proxy before it has TLS",
-        ));
-    }
-    problems
-}
-
-fn proxies(written: &[String], problems: &mut Vec<Problem>) -> Vec<IpAddr> {
-    let mut proxies = Vec::new();
-    for (index, text) in written.iter().enumerate() {
-        match text.parse::<IpAddr>() {
-            Ok(address) => proxies.push(address.to_canonical()),
-            Err(_) => {
-                let pointer = format!("/trusted_proxies/{index}");
-                let message = format!("`{text}` is not an address");
-                problems.push(Problem::error(pointer, message).help("write it like 10.0.0.7"));
-            }
-        }
-    }
-    proxies
-}
-
-fn wrong_host(index: usize, host: &str) -> Option<Problem> {
-    let authority = host.parse::<http::uri::Authority>();
-    let fits = authority.is_ok_and(|authority| !authority.as_str().contains('@'));
-    (!fits).then(|| {
-        let message = format!("`{host}` is not a host name");
-        Problem::error(format!("/hosts/{index}"), message)
-            .help("write it as clients do, without a scheme: records.example.com")
-    })
-}
-
 fn wrong_path(path: &str) -> Option<Problem> {
     let taken = ["/", "/healthz", "/readyz", "/metrics", page::SCRIPT_PATH];
     if !path.starts_with('/') || path.contains(['?', '#', ' ', '"', '<']) || !path.is_ascii() {
@@ -304,35 +198,6 @@ fn wrong_path(path: &str) -> Option<Problem> {
     } else {
         None
     }
-}
-
-fn wrong_origin(index: usize, origin: &str) -> Option<Problem> {
-    let uri: Option<http::Uri> = origin.parse().ok();
-    let fits = uri.is_some_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
-            && uri.authority().is_some()
-            && matches!(uri.path(), "" | "/")
-            && !origin.ends_with('/')
-    });
-    (!fits).then(|| {
-        Problem::error(
-            format!("/origins/{index}"),
-            format!("`{origin}` is not a web origin"),
-        )
-        .help("write scheme and host as browsers send them: https://dashboard.example.com")
-    })
-}
-
-/// A name as a path segment.
-fn escape(name: &str) -> String {
-    name.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            byte => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -397,7 +262,11 @@ mod tests {
         ] {
             let config = json!({ "listen": listen, "auth": auth, "insecure": true });
             let plan = plan(read(config).expect("a config"), &Facts::default());
-            assert_eq!(plan.expect("a plan").asks, expected, "{listen} {auth:?}");
+            assert_eq!(
+                plan.expect("a plan").port.asks,
+                expected,
+                "{listen} {auth:?}"
+            );
         }
     }
 
@@ -421,9 +290,9 @@ mod tests {
                 "/listen",
                 "/trusted_proxies/1",
                 "/hosts/1",
-                "/path",
                 "/origins/1",
                 "/origins/2",
+                "/path",
                 "/write_timeout",
                 "/flush",
                 "/batch",

@@ -9,8 +9,8 @@ use http::{StatusCode, header};
 use http_body_util::Full;
 
 use super::Hub;
-use super::http::{Answer, put, text};
 use crate::metrics::Metrics;
+use crate::port::answer::{Answer, put, text};
 
 /// What a value is.
 #[derive(Clone, Copy)]

@@ -4,11 +4,10 @@
 //! Never writes to a stream: an upgraded connection goes to `subscriber`. Called for each request of
 //! the port.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Full;
@@ -18,15 +17,13 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::auth::entry;
 use super::subscriber::{self, Spoken};
 use super::wire::{Stream, Wire};
-use super::{Hub, exposition, page};
-use crate::sink::websocket::handshake::tokens;
+use super::{Hub, entry, exposition, page};
+use crate::port::answer::{Answer, put, text};
+use crate::port::hosts::allow;
+use crate::port::tokens;
 use crate::sink::websocket::protocol::{PLAIN, V1};
-
-/// What is answered. Every connection but an upgraded one is for one request: `Connection: close`.
-pub(super) type Answer = Response<Full<Bytes>>;
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +97,11 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
         }
         _ => (),
     }
-    if let Err(reason) = allow(&request.headers, &hub.plan.hosts, &hub.plan.origins) {
+    if let Err(reason) = allow(
+        &request.headers,
+        &hub.plan.port.hosts,
+        &hub.plan.port.origins,
+    ) {
         // Not the path, which may be anything that somebody took for an address.
         if hub.gate.is_news(peer.ip()) {
             tracing::warn!(%peer, "refused: {reason} (further ones of this address are not told for a minute)");
@@ -148,73 +149,6 @@ fn shared(request: &Parts, mut answer: Answer) -> Answer {
         put(&mut answer, header::ACCESS_CONTROL_MAX_AGE, "600");
     }
     answer
-}
-
-/// Which Host headers are answered.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Hosts {
-    /// Only this machine reaches the port.
-    pub(super) is_loopback: bool,
-    /// Names that are answered, with a port or without.
-    pub(super) listed: Vec<String>,
-}
-
-impl Hosts {
-    fn admit(&self, host: &str) -> bool {
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        let mut listed = self.listed.iter();
-        is_loopback(host)
-            || listed.any(|one| one.eq_ignore_ascii_case(host) || one.eq_ignore_ascii_case(name))
-            || !self.is_loopback && self.listed.is_empty()
-    }
-}
-
-/// Whether the request may read: on loopback its Host must be this machine by a name that no other page
-/// can claim (else a name that is made to point here would do), and a page that asks must be ours or
-/// one that is listed.
-fn allow(headers: &HeaderMap, hosts: &Hosts, origins: &[String]) -> Result<(), String> {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .ok_or("the request has no readable Host header")?;
-    if !hosts.admit(host) {
-        return Err(match hosts.is_loopback && hosts.listed.is_empty() {
-            true => format!("Host `{host}` is not this machine; use localhost or 127.0.0.1"),
-            false => format!("Host `{host}` is not in `hosts:` of the pipeline"),
-        });
-    }
-    let mut origin = headers.get_all(header::ORIGIN).iter();
-    let Some(first) = origin.next() else {
-        return Ok(());
-    };
-    let first = first.to_str().unwrap_or_default();
-    let own = first
-        .strip_prefix("http://")
-        .or_else(|| first.strip_prefix("https://"))
-        .is_some_and(|own| own.eq_ignore_ascii_case(host));
-    let listed = origins
-        .iter()
-        .any(|listed| listed.eq_ignore_ascii_case(first));
-    if origin.next().is_none() && (own || listed) {
-        Ok(())
-    } else {
-        Err(format!(
-            "pages of `{first}` may not read this; `origins:` in the pipeline lists those that may"
-        ))
-    }
-}
-
-/// Whether a Host header names this machine, whatever the port.
-fn is_loopback(host: &str) -> bool {
-    let Ok(authority) = host.parse::<http::uri::Authority>() else {
-        return false;
-    };
-    let name = authority.host();
-    let bare = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || bare
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 /// Upgrades a subscriber, or says why not.
@@ -319,116 +253,4 @@ fn take_seat(hub: &Hub) -> Result<OwnedSemaphorePermit, Box<Answer>> {
             hub.plan.subscribers_max
         ))
     })
-}
-
-pub(super) fn text(status: StatusCode, message: &str) -> Answer {
-    let mut answer = Response::new(Full::new(format!("{message}\n").into()));
-    *answer.status_mut() = status;
-    put(&mut answer, header::CONNECTION, "close");
-    put(
-        &mut answer,
-        header::CONTENT_TYPE,
-        "text/plain; charset=utf-8",
-    );
-    put(&mut answer, header::CACHE_CONTROL, "no-store");
-    answer
-}
-
-pub(super) fn put(answer: &mut Answer, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        answer.headers_mut().insert(name, value);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn allowed(host: Option<&str>, origins: &[&str]) -> bool {
-        let hosts = Hosts {
-            is_loopback: true,
-            listed: Vec::new(),
-        };
-        allowed_by(&hosts, host, origins)
-    }
-
-    fn allowed_by(hosts: &Hosts, host: Option<&str>, origins: &[&str]) -> bool {
-        let mut headers = HeaderMap::new();
-        if let Some(host) = host {
-            headers.insert(header::HOST, host.parse().expect("a header"));
-        }
-        for origin in origins {
-            headers.append(header::ORIGIN, origin.parse().expect("a header"));
-        }
-        allow(&headers, hosts, &["https://dashboard.example".to_owned()]).is_ok()
-    }
-
-    #[test]
-    fn only_this_machine_by_its_own_names_is_a_host() {
-        for host in [
-            "localhost",
-            "LOCALHOST:9400",
-            "127.0.0.1:1",
-            "[::1]:9400",
-            "127.9.9.9",
-        ] {
-            assert!(allowed(Some(host), &[]), "{host}");
-        }
-        for host in [
-            "evil.example",
-            "localhost.evil.example:9400",
-            "127.0.0.1.evil.example",
-            "192.168.0.1:9400",
-            "0.0.0.0",
-            "user@evil.example",
-            "",
-        ] {
-            assert!(!allowed(Some(host), &[]), "{host}");
-        }
-        assert!(!allowed(None, &[]));
-    }
-
-    #[test]
-    fn other_hosts_are_those_that_are_listed_or_any_where_others_reach_the_port() {
-        let hosts = |is_loopback, listed: &[&str]| Hosts {
-            is_loopback,
-            listed: listed.iter().map(|one| (*one).to_owned()).collect(),
-        };
-        for (hosts, host, expected) in [
-            (hosts(false, &[]), "any.example:9400", true),
-            (hosts(false, &["a.example"]), "A.example:9400", true),
-            (hosts(false, &["a.example:1"]), "a.example:1", true),
-            (hosts(false, &["a.example:1"]), "a.example:2", false),
-            (hosts(false, &["a.example"]), "b.example", false),
-            (hosts(true, &["a.example"]), "a.example", true),
-            (hosts(true, &["a.example"]), "localhost:9400", true),
-            (hosts(true, &["a.example"]), "b.example", false),
-        ] {
-            assert_eq!(
-                allowed_by(&hosts, Some(host), &[]),
-                expected,
-                "{hosts:?} {host}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_foreign_page_is_refused() {
-        let host = Some("localhost:9400");
-        for origin in ["http://localhost:9400", "https://dashboard.example"] {
-            assert!(allowed(host, &[origin]), "{origin}");
-        }
-        for origin in [
-            "http://localhost:8080",
-            "http://127.0.0.1:9400",
-            "https://evil.example",
-            "null",
-            "",
-            "http://localhost:9400.evil.example",
-        ] {
-            assert!(!allowed(host, &[origin]), "{origin}");
-        }
-        let twice = ["http://localhost:9400", "https://evil.example"];
-        assert!(!allowed(host, &twice));
-    }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use sha2::Digest as _;
 
 use super::Hub;
-use super::http::{Answer, put};
+use crate::port::answer::{Answer, put};
 use crate::sink::framing::{Batching, Framing};
 use crate::sink::websocket::protocol::{Told, read_position};
 

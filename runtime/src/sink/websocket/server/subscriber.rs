@@ -18,12 +18,12 @@ use tokio_util::sync::CancellationToken;
 
 use self::outgoing::Wrote;
 use super::Hub;
-use super::auth::{Ended, Lease};
 use super::release::Signal;
 use super::socket::Socket;
 use super::v1::{Said, V1};
 use super::wire::Wire;
 use crate::journal::Position;
+use crate::port::gate::{Ended, Lease, Over};
 use crate::sink::websocket::protocol::{REQUEST_BYTES_MAX, Reason, Subscribe, Wrong, close};
 use crate::sink::websocket::session::{Rules, Session};
 
@@ -325,7 +325,11 @@ impl<'a> Subscriber<'a> {
 
     fn unleased(&mut self, ended: &Ended) {
         if matches!(self.stage, Stage::Greeting { .. } | Stage::Streaming) {
-            self.close(ended.code, &ended.reason, End::Unleased);
+            let code = match ended.over {
+                Over::Credential => close::UNKNOWN,
+                Over::Allowance => close::TOO_MANY,
+            };
+            self.close(code, &ended.reason, End::Unleased);
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 const DONE_MAX: usize = 64;
 
 /// See the module.
-pub(super) struct Visitors {
+pub struct Visitors {
     places: Arc<Semaphore>,
     places_max: usize,
     /// Oldest first; those that are done are taken out from time to time.
@@ -23,7 +23,7 @@ pub(super) struct Visitors {
 
 impl Visitors {
     /// At most so many at a time (I4).
-    pub(super) fn new(places_max: usize) -> Self {
+    pub fn new(places_max: usize) -> Self {
         Self {
             places: Arc::new(Semaphore::new(places_max)),
             places_max,
@@ -32,7 +32,7 @@ impl Visitors {
     }
 
     /// Serves one more, in a task of its own.
-    pub(super) async fn admit(&mut self, serve: impl Future<Output = ()> + Send + 'static) {
+    pub async fn admit(&mut self, serve: impl Future<Output = ()> + Send + 'static) {
         let places = Arc::clone(&self.places);
         let place = match places.try_acquire_owned() {
             Ok(place) => place,

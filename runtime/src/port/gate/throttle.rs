@@ -1,7 +1,7 @@
 //! How often an address may fail to show a good credential.
 //!
 //! Owns a bounded table of addresses. Slows nobody who shows a good one: behind one address may be a
-//! whole office, or a proxy. Pure: the time is given. Called by `auth`.
+//! whole office, or a proxy. Pure: the time is given. Called by `gate`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

@@ -5,32 +5,31 @@
 //! connection.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 
 use crate::files::Stamp;
-use crate::sink::websocket::tls::certificates;
 
 /// How often the files are looked at.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// Where the certificate is.
 #[derive(Clone, Debug)]
-pub(super) struct TlsPlan {
+pub struct TlsPlan {
     /// PEM file of the certificate, and of the chain behind it.
-    pub(super) cert: PathBuf,
+    pub cert: PathBuf,
     /// PEM file of its key.
-    pub(super) key: PathBuf,
+    pub key: PathBuf,
 }
 
 impl TlsPlan {
@@ -51,7 +50,7 @@ impl TlsPlan {
 }
 
 /// See the module.
-pub(super) struct Tls {
+pub struct Tls {
     plan: TlsPlan,
     provider: Arc<CryptoProvider>,
     shown: Arc<Shown>,
@@ -81,7 +80,7 @@ impl Tls {
     ///
     /// # Errors
     /// Which file is wrong, and how.
-    pub(super) fn open(plan: TlsPlan) -> Result<Self, String> {
+    pub fn open(plan: TlsPlan) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let read = plan.read(&provider)?;
         let shown = Arc::new(Shown(RwLock::new(Arc::new(read))));
@@ -100,13 +99,13 @@ impl Tls {
     }
 
     /// For the handshake of a connection.
-    pub(super) fn acceptor(&self) -> &TlsAcceptor {
+    pub fn acceptor(&self) -> &TlsAcceptor {
         &self.acceptor
     }
 
     /// Shows what the files have whenever they change. Two files are never replaced in one moment: what
     /// does not fit together is told once, and looked at again when either changes. Never returns.
-    pub(super) async fn follow(&self) {
+    pub async fn follow(&self) {
         let mut look = interval(FOLLOW_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // As of before the first look: a file that changed since it was opened is read once more.
@@ -135,4 +134,20 @@ impl Tls {
             }
         }
     }
+}
+
+/// The certificates of a PEM file: one at least.
+///
+/// # Errors
+/// Which file is wrong, and how.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let wrong = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .map_err(|error| wrong(&error))?
+        .collect::<Result<_, _>>()
+        .map_err(|error| wrong(&error))?;
+    if certificates.is_empty() {
+        return Err(format!("{}: no certificate in it", path.display()));
+    }
+    Ok(certificates)
 }

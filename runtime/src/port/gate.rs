@@ -1,14 +1,15 @@
 //! Who is let in: credentials of the stream, tickets, and what becomes of those who show neither.
 //!
 //! Owns the decision and its memory: the keyring as the file has it now, tickets that are out, sessions
-//! that are in, addresses that failed. Never sees a request beyond its headers, and answers none: `entry`
-//! does. Called by `http`, and once by the server to follow the file.
+//! that are in, addresses that failed. Never sees a request beyond its headers, and answers none but a
+//! refusal. Called for each request of a port, and once by its owner to follow the file.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
+use http::{StatusCode, header};
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::leases::Leases;
@@ -19,23 +20,23 @@ use crate::credentials::store::now;
 use crate::credentials::{Denial, Grant, Keyring, Scope, Store, secret};
 use crate::files::Stamp;
 use crate::metrics::Counter;
-use crate::sink::SinkError;
+use crate::port::answer::{Answer, put, text, wait};
 use crate::units::Secret;
 
-pub(super) mod entry;
 mod leases;
-mod presented;
+pub mod presented;
 mod throttle;
 mod tickets;
 
-pub(super) use leases::{Ended, Lease, Spent};
+pub use leases::{Ended, Lease, Over, Spent};
+pub use tickets::LIFETIME as TICKET_LIFETIME;
 
 /// How often the file is looked at, and sessions whose credential has ended are closed.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// Why somebody is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub enum Refused {
     /// No credential was shown.
     Missing,
     /// One was shown in a way that is not understood.
@@ -81,7 +82,7 @@ impl Refused {
     }
 
     /// What to tell the one who is refused. Short enough for a Close.
-    fn words(self) -> String {
+    pub fn words(self) -> String {
         match self {
             Self::Missing => "a credential is needed: `Authorization: Bearer SECRET`".to_owned(),
             Self::Unreadable => {
@@ -100,7 +101,7 @@ impl Refused {
 }
 
 /// See the module.
-pub(super) struct Gate {
+pub struct Gate {
     /// Nothing where no credentials are asked for.
     guard: Option<Guard>,
     throttle: Mutex<Throttle>,
@@ -159,9 +160,8 @@ impl Gate {
     /// The gate of a stream whose state is in `store`; `asks`: only credentials open it.
     ///
     /// # Errors
-    /// Credentials are asked for, and there are none or they cannot be read.
-    pub(super) fn open(store: Store, asks: bool) -> Result<Self, SinkError> {
-        let wrong = |message: String| SinkError::Environment { message };
+    /// Credentials are asked for, and there are none or they cannot be read; in words.
+    pub fn open(store: Store, asks: bool) -> Result<Self, String> {
         let stamp = store.stamp();
         if !asks && stamp.is_some() {
             tracing::warn!(
@@ -172,12 +172,12 @@ impl Gate {
         let guard = match asks {
             false => None,
             true => {
-                let ring = store.load().map_err(|error| wrong(error.to_string()))?;
+                let ring = store.load().map_err(|error| error.to_string())?;
                 let ring = ring.ok_or_else(|| {
-                    wrong(format!(
+                    format!(
                         "{} is not there, so nobody could come in; `wirefall credentials create` makes it",
                         store.path().display()
-                    ))
+                    )
                 })?;
                 Some(Guard {
                     ring: RwLock::new((Arc::new(ring), stamp)),
@@ -195,24 +195,27 @@ impl Gate {
     }
 
     /// Whether credentials are asked for.
-    pub(super) fn asks(&self) -> bool {
+    pub fn asks(&self) -> bool {
         self.guard.is_some()
     }
 
     /// The stream's GUID, where it has one.
-    pub(super) fn stream(&self) -> Option<String> {
+    pub fn stream(&self) -> Option<String> {
         Some(self.guard.as_ref()?.ring().stream.clone())
     }
 
     /// How often somebody was refused, by reason.
-    pub(super) fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
         REASONS
             .into_iter()
             .zip(self.refused.iter().map(Counter::get))
     }
 
     /// Whether a request may do what `scope` is for. `None` where no credentials are asked for.
-    fn admit(&self, scope: Scope, request: &Parts) -> Result<Option<Grant>, Refused> {
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit(&self, scope: Scope, request: &Parts) -> Result<Option<Grant>, Refused> {
         let presented = presented(request.uri.query(), &request.headers);
         if matches!(presented, Presented::InQuery) {
             return Err(Refused::InQuery);
@@ -248,7 +251,10 @@ impl Gate {
     }
 
     /// Lets a session in by what [`admit`](Self::admit) gave.
-    fn lease(&self, grant: Option<Grant>) -> Result<Lease, Spent> {
+    ///
+    /// # Errors
+    /// The credential is used as much as it may.
+    pub fn lease(&self, grant: Option<Grant>) -> Result<Lease, Spent> {
         match (&self.guard, grant) {
             (Some(guard), Some(grant)) => guard.leases.take(grant),
             _ => Ok(Lease::free()),
@@ -256,7 +262,10 @@ impl Gate {
     }
 
     /// A ticket for the holder of a grant.
-    fn ticket(&self, grant: Grant) -> Result<Secret, String> {
+    ///
+    /// # Errors
+    /// Too many are out, or the system gives no random bytes.
+    pub fn ticket(&self, grant: Grant) -> Result<Secret, String> {
         let guard = self.guard.as_ref();
         let guard = guard.expect("a grant is given only where credentials are asked for");
         let ticket = secret::secret()
@@ -278,13 +287,40 @@ impl Gate {
         failure
     }
 
+    /// Notes a refusal, and gives its answer; and whether the address is to wait because it failed too
+    /// often.
+    pub fn refuse(&self, refused: Refused, client: IpAddr) -> (Answer, bool) {
+        if let Failure::TooMany { wait: until } = self.note(refused, client) {
+            let reason = format!(
+                "too many failures of this address; the last: {}",
+                refused.words()
+            );
+            return (wait(&reason, until), true);
+        }
+        let status = match refused {
+            Refused::Scope(_) => StatusCode::FORBIDDEN,
+            Refused::InQuery => StatusCode::BAD_REQUEST,
+            _ => StatusCode::UNAUTHORIZED,
+        };
+        let mut answer = text(status, &refused.words());
+        if status == StatusCode::UNAUTHORIZED {
+            // Not Basic, which is taken too: browsers would ask for a name and a password.
+            let challenge = match refused {
+                Refused::Missing => "Bearer realm=\"wirefall\"",
+                _ => "Bearer realm=\"wirefall\", error=\"invalid_token\"",
+            };
+            put(&mut answer, header::WWW_AUTHENTICATE, challenge);
+        }
+        (answer, false)
+    }
+
     /// Notes that an address is refused for another reason; whether that is worth a line in the log.
-    pub(super) fn is_news(&self, address: IpAddr) -> bool {
+    pub fn is_news(&self, address: IpAddr) -> bool {
         lock(&self.throttle).failed(address, Instant::now()) == Failure::First
     }
 
     /// Follows the file, and ends sessions whose credential has ended. Never returns.
-    pub(super) async fn follow(&self) {
+    pub async fn follow(&self) {
         let Some(guard) = &self.guard else {
             return std::future::pending().await;
         };

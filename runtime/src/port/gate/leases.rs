@@ -1,7 +1,7 @@
 //! Leases: what a session holds of a credential, and how it is taken back.
 //!
 //! Owns who is in by which credential, how many they are, and how many bytes they take together. Ends a
-//! session by telling it, and never touches its socket. The time is given. Called by `auth`, and by the
+//! session by telling it, and never touches its socket. The time is given. Called by `gate`, and by the
 //! session through its [`Lease`].
 
 use std::collections::HashMap;
@@ -12,29 +12,37 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::credentials::{Grant, Keyring, UnixSeconds};
-use crate::sink::websocket::protocol::close;
 
 /// Bytes a second are an average over so long: a burst may be as large.
 const BURST_S: i64 = 10;
 /// Longest wait after a burst that was larger.
 const DEBT_S: i64 = 60;
 
+/// What is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The credential is no good any more.
+    Credential,
+    /// It is used more than it may.
+    Allowance,
+}
+
 /// Why a session has to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Ended {
-    /// Close code.
-    pub(in super::super) code: u16,
+pub struct Ended {
+    /// What is over.
+    pub over: Over,
     /// In words.
-    pub(in super::super) reason: String,
+    pub reason: String,
 }
 
 /// The credential is used as much as it may.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct Spent {
+pub struct Spent {
     /// In words.
-    pub(in super::super) reason: String,
+    pub reason: String,
     /// When to come again.
-    pub(in super::super) wait: Duration,
+    pub wait: Duration,
 }
 
 #[derive(Debug)]
@@ -101,7 +109,7 @@ struct Holders {
 
 /// The leases that are out.
 #[derive(Clone, Debug, Default)]
-pub(in super::super) struct Leases(Arc<Mutex<Holders>>);
+pub struct Leases(Arc<Mutex<Holders>>);
 
 impl Leases {
     fn holders(&self) -> MutexGuard<'_, Holders> {
@@ -111,7 +119,7 @@ impl Leases {
     }
 
     /// Lets a session in.
-    pub(in super::super) fn take(&self, grant: Grant) -> Result<Lease, Spent> {
+    pub fn take(&self, grant: Grant) -> Result<Lease, Spent> {
         let mut holders = self.holders();
         let number = holders.numbers;
         holders.numbers += 1;
@@ -150,7 +158,7 @@ impl Leases {
 
     /// Ends the sessions whose grants hold no more, and of a credential that sends too much the one that
     /// came last. To be called again and again; `elapsed` is since the last time.
-    pub(in super::super) fn sweep(&self, ring: &Keyring, now: UnixSeconds, elapsed: Duration) {
+    pub fn sweep(&self, ring: &Keyring, now: UnixSeconds, elapsed: Duration) {
         let mut holders = self.holders();
         for (holder, rate) in holders.by_id.values_mut() {
             holder.refill(*rate, elapsed);
@@ -158,14 +166,14 @@ impl Leases {
             for session in holder.sessions.drain(..) {
                 match ring.standing(&session.grant, now) {
                     Ok(()) => kept.push(session),
-                    Err(denial) => end(session, close::UNKNOWN, denial.to_string()),
+                    Err(denial) => end(session, Over::Credential, denial.to_string()),
                 }
             }
             if holder.allowance < 0
                 && let Some(session) = kept.pop()
             {
                 let reason = format!("more than {rate} bytes a second");
-                end(session, close::TOO_MANY, reason);
+                end(session, Over::Allowance, reason);
             }
             holder.sessions = kept;
         }
@@ -175,19 +183,19 @@ impl Leases {
     }
 }
 
-fn end(session: Session, code: u16, reason: String) {
+fn end(session: Session, over: Over, reason: String) {
     tracing::info!(
         credential = &*session.grant.id,
-        code,
+        ?over,
         "a session is ended: {reason}"
     );
     // One that has left meanwhile needs no telling.
-    let _ = session.end.send(Ended { code, reason });
+    let _ = session.end.send(Ended { over, reason });
 }
 
 /// What a session holds for as long as it is in.
 #[derive(Debug)]
-pub(in super::super) struct Lease {
+pub struct Lease {
     /// Nothing where no credentials are asked for.
     held: Option<Held>,
     ended: Option<oneshot::Receiver<Ended>>,
@@ -203,20 +211,20 @@ struct Held {
 
 impl Lease {
     /// Of a session that showed no credential, because none is asked for.
-    pub(in super::super) fn free() -> Self {
+    pub fn free() -> Self {
         let (held, ended) = (None, None);
         Self { held, ended }
     }
 
     /// Counts bytes that were sent.
-    pub(in super::super) fn sent(&self, bytes: usize) {
+    pub fn sent(&self, bytes: usize) {
         if let Some(held) = &self.held {
             held.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
     /// Waits until the session has to end, which it is told once. Cancel-safe.
-    pub(in super::super) async fn ended(&mut self) -> Ended {
+    pub async fn ended(&mut self) -> Ended {
         if let Some(ended) = &mut self.ended {
             let told = ended.await;
             self.ended = None;
@@ -259,8 +267,8 @@ mod tests {
         (ring, grant)
     }
 
-    fn told(lease: &mut Lease) -> Option<u16> {
-        lease.ended().now_or_never().map(|ended| ended.code)
+    fn told(lease: &mut Lease) -> Option<Over> {
+        lease.ended().now_or_never().map(|ended| ended.over)
     }
 
     #[test]
@@ -274,7 +282,7 @@ mod tests {
         leases.sweep(&ring, 9, SECOND);
         assert_eq!(told(&mut lease), None);
         leases.sweep(&ring, 10, SECOND);
-        assert_eq!(told(&mut lease), Some(4401));
+        assert_eq!(told(&mut lease), Some(Over::Credential));
         assert_eq!(told(&mut lease), None);
     }
 
@@ -308,7 +316,10 @@ mod tests {
         let mut new = leases.take(grant.clone()).unwrap();
         old.sent(11_000);
         leases.sweep(&ring, 0, SECOND);
-        assert_eq!((told(&mut old), told(&mut new)), (None, Some(4429)));
+        assert_eq!(
+            (told(&mut old), told(&mut new)),
+            (None, Some(Over::Allowance))
+        );
         drop(new);
         let refused = leases.take(grant.clone()).unwrap_err();
         assert_eq!(refused.wait, Duration::from_secs(2));

@@ -1,7 +1,7 @@
 //! What a request shows: its credential, and where it comes from.
 //!
 //! Owns the ways in which a credential may be sent, and the one in which it may not. Decides nothing and
-//! keeps nothing; pure. Called by `auth`.
+//! keeps nothing; pure. Called by `gate`.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap};
 
 use crate::credentials::secret;
-use crate::sink::websocket::handshake::tokens;
+use crate::port::tokens;
 use crate::units::Secret;
 
 /// A subprotocol entry that carries a secret, because a script in a browser can set no header.
@@ -37,7 +37,7 @@ const FORWARDED: &[&str] = &["forwarded", "via", "x-forwarded-for", "x-real-ip"]
 
 /// What a request shows.
 #[derive(Clone, Debug)]
-pub(super) enum Presented {
+pub enum Presented {
     /// No credential.
     Nothing,
     /// A secret, with the ID of its credential or alone.
@@ -57,7 +57,7 @@ pub(super) enum Presented {
 
 /// The credential that a request shows. An entry among the subprotocols counts before a header: a
 /// browser adds headers by itself, for a proxy's sake, and entries only where a script wants them.
-pub(super) fn presented(query: Option<&str>, headers: &HeaderMap) -> Presented {
+pub fn presented(query: Option<&str>, headers: &HeaderMap) -> Presented {
     if query.is_some_and(has_credential) {
         return Presented::InQuery;
     }
@@ -109,20 +109,20 @@ fn has_credential(query: &str) -> bool {
 }
 
 /// Whether a script is likely to be behind it, which sees nothing of a refusal but a Close.
-pub(super) fn is_of_a_script(headers: &HeaderMap) -> bool {
+pub fn is_of_a_script(headers: &HeaderMap) -> bool {
     headers.contains_key(header::ORIGIN)
         || tokens(headers, header::SEC_WEBSOCKET_PROTOCOL)
             .any(|entry| entry.starts_with(SECRET_ENTRY) || entry.starts_with(TICKET_ENTRY))
 }
 
 /// Whether a proxy says that it passes the request on.
-pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
+pub fn is_forwarded(headers: &HeaderMap) -> bool {
     FORWARDED.iter().any(|name| headers.contains_key(*name))
 }
 
 /// The address that a request comes from: the peer's, or where that is a trusted proxy, the last one in
 /// X-Forwarded-For that is none.
-pub(super) fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
+pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
     let peer = peer.to_canonical();
     if !trusted.contains(&peer) {
         return peer;

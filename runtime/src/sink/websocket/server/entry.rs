@@ -1,7 +1,7 @@
 //! The answers to those who come in, and to those who do not.
 //!
 //! Owns status codes, headers and Closes: 401, 403, 429 and 4401, 4403, 4429, and the tickets. Called by
-//! `http`; `auth` decides.
+//! `http`; the gate decides.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,14 +17,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::leases::{Lease, Spent};
-use super::presented::{client, is_forwarded, is_of_a_script};
-use super::throttle::Failure;
-use super::{Gate, Refused, tickets};
+use super::Hub;
+use super::http::switching;
 use crate::credentials::Scope;
+use crate::port::answer::{Answer, put, text, wait};
+use crate::port::gate::presented::{client, is_forwarded, is_of_a_script};
+use crate::port::gate::{Gate, Lease, Refused, Spent, TICKET_LIFETIME};
 use crate::sink::websocket::protocol::close;
-use crate::sink::websocket::server::Hub;
-use crate::sink::websocket::server::http::{Answer, put, switching, text};
 
 /// Refusals by Close that are going on at a time (I4); beyond, the refusal is plain HTTP.
 const CLOSES_MAX: usize = 64;
@@ -40,7 +39,7 @@ enum Told {
 }
 
 /// The places of refusals by Close.
-pub(in super::super) struct Closes(Arc<Semaphore>);
+pub(super) struct Closes(Arc<Semaphore>);
 
 impl Default for Closes {
     fn default() -> Self {
@@ -49,7 +48,7 @@ impl Default for Closes {
 }
 
 /// Lets a subscriber in, or gives the answer that it gets instead.
-pub(in super::super) fn subscriber(
+pub(super) fn subscriber(
     hub: &Arc<Hub>,
     peer: IpAddr,
     request: &mut Parts,
@@ -81,7 +80,7 @@ pub(in super::super) fn subscriber(
 }
 
 /// Gives out a ticket.
-pub(in super::super) fn ticket(hub: &Hub, peer: IpAddr, request: &Parts) -> Answer {
+pub(super) fn ticket(hub: &Hub, peer: IpAddr, request: &Parts) -> Answer {
     if !hub.gate.asks() {
         let hint = "no credentials are asked for here: subscribe without";
         return text(StatusCode::NOT_FOUND, hint);
@@ -97,7 +96,7 @@ pub(in super::super) fn ticket(hub: &Hub, peer: IpAddr, request: &Parts) -> Answ
         Ok(ticket) => {
             let told = json!({
                 "ticket": ticket.reveal(),
-                "expires_in_s": tickets::LIFETIME.as_secs(),
+                "expires_in_s": TICKET_LIFETIME.as_secs(),
                 "stream": hub.gate.stream(),
             });
             let mut answer = text(StatusCode::OK, "");
@@ -106,18 +105,14 @@ pub(in super::super) fn ticket(hub: &Hub, peer: IpAddr, request: &Parts) -> Answ
             answer
         }
         Err(reason) => {
-            let wait = tickets::LIFETIME;
+            let wait = TICKET_LIFETIME;
             in_http(&hub.gate, peer, &Told::Spent(Spent { reason, wait })).0
         }
     }
 }
 
 /// Whether somebody may see how the run is: from this machine itself, or with a credential.
-pub(in super::super) fn operator(
-    hub: &Hub,
-    peer: IpAddr,
-    request: &Parts,
-) -> Result<(), Box<Answer>> {
+pub(super) fn operator(hub: &Hub, peer: IpAddr, request: &Parts) -> Result<(), Box<Answer>> {
     let client = client_of(hub, peer, request);
     // A proxy on this machine speaks for others.
     if client.is_loopback() && !is_forwarded(&request.headers) {
@@ -136,44 +131,15 @@ pub(in super::super) fn operator(
 }
 
 fn client_of(hub: &Hub, peer: IpAddr, request: &Parts) -> IpAddr {
-    client(peer, &request.headers, &hub.plan.trusted_proxies)
+    client(peer, &request.headers, &hub.plan.port.trusted_proxies)
 }
 
 /// A refusal as an answer, and whether the address is to wait because it failed too often.
 fn in_http(gate: &Gate, client: IpAddr, told: &Told) -> (Answer, bool) {
-    let refused = match told {
-        Told::Refused(refused) => *refused,
-        Told::Spent(spent) => return (wait(&spent.reason, spent.wait), false),
-    };
-    if let Failure::TooMany { wait: until } = gate.note(refused, client) {
-        let reason = format!(
-            "too many failures of this address; the last: {}",
-            refused.words()
-        );
-        return (wait(&reason, until), true);
+    match told {
+        Told::Refused(refused) => gate.refuse(*refused, client),
+        Told::Spent(spent) => (wait(&spent.reason, spent.wait), false),
     }
-    let status = match refused {
-        Refused::Scope(_) => StatusCode::FORBIDDEN,
-        Refused::InQuery => StatusCode::BAD_REQUEST,
-        _ => StatusCode::UNAUTHORIZED,
-    };
-    let mut answer = text(status, &refused.words());
-    if status == StatusCode::UNAUTHORIZED {
-        // Not Basic, which is taken too: browsers would ask for a name and a password.
-        let challenge = match refused {
-            Refused::Missing => "Bearer realm=\"wirefall\"",
-            _ => "Bearer realm=\"wirefall\", error=\"invalid_token\"",
-        };
-        put(&mut answer, header::WWW_AUTHENTICATE, challenge);
-    }
-    (answer, false)
-}
-
-fn wait(reason: &str, wait: Duration) -> Answer {
-    let mut answer = text(StatusCode::TOO_MANY_REQUESTS, reason);
-    let seconds = wait.as_secs().max(1).to_string();
-    put(&mut answer, header::RETRY_AFTER, &seconds);
-    answer
 }
 
 /// A whole Close frame.

@@ -2,7 +2,7 @@
 //!
 //! Owns those that are out. For browsers, whose scripts get one with a credential that their page or
 //! their service has, so that the credential itself is in no address and in no script for long. Pure:
-//! the time is given. Called by `auth`.
+//! the time is given. Called by `gate`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::credentials::{Digest, Grant};
 
 /// How long a ticket is good.
-pub(super) const LIFETIME: Duration = Duration::from_secs(30);
+pub const LIFETIME: Duration = Duration::from_secs(30);
 /// Most tickets of one credential that are out at a time, used ones included until their time is over
 /// (I4): whoever takes more holds up nobody else.
 const PER_CREDENTIAL_MAX: usize = 512;
