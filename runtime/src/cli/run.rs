@@ -54,7 +54,7 @@ async fn carry(plan: Plan, args: &Args, globals: &Globals) -> anyhow::Result<Exi
     let talk = !args.quiet && !globals.json;
     let mut words = format!("wirefall {}\n", env!("CARGO_PKG_VERSION"));
     words.push_str(&check::summary(&plan));
-    if plan.sink.asks_for_credentials() {
+    if plan.sink.asks_for_credentials() || plan.source.asks_for_credentials() {
         credentials::first(&plan.service.state_dir, talk)?;
     }
     let built = match Host::new(Cache::user()) {

@@ -267,6 +267,11 @@ impl Books {
             let open = open.expect("check allows `failover` only where there is one");
             open.failover.write(&records).await?;
         }
+        for failed in &done.failures {
+            let position = done.batch.position_of(failed.input as usize);
+            let partition = &done.batch.partition;
+            self.committer.failed(partition, position, &failed.reason);
+        }
         let no_text = done.failures.iter().filter(|failed| failed.invalid_utf8);
         self.account.invalid_utf8 += no_text.count() as u64;
         self.account.dropped += dropped;
@@ -301,6 +306,9 @@ impl Books {
             record: &record,
         };
         open.failover.write(&[failed]).await?;
+        if let Some((partition, place)) = origin {
+            self.committer.failed(partition, place, &reason);
+        }
         self.ledger.poisoned(position);
         let _ = settled.send(()); // a sink that is gone needs no answer
         Ok(())
@@ -396,6 +404,11 @@ impl Books {
     /// Whether something was settled since the last commit.
     pub(super) fn has_news(&self) -> bool {
         self.uncommitted
+    }
+
+    /// Whether there is something to commit that somebody waits for.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.uncommitted && self.committer.is_awaited()
     }
 
     /// Commits what is settled.

@@ -158,7 +158,9 @@ async fn open_journal(
 impl Pipeline {
     /// Lines that tell a person where to look.
     pub fn greeting(&self) -> Vec<String> {
-        self.sink.greeting()
+        let mut lines = self.source.reader.greeting();
+        lines.extend(self.sink.greeting());
+        lines
     }
 
     /// The processors, in order, as `name version (digest)`.

@@ -325,6 +325,11 @@ impl Run<'_> {
                     }
                 }
                 () = until(flush_at), if append.is_none() => self.books.framer.close(),
+                () = async {}, if self.books.is_awaited() => {
+                    if let Err(error) = self.books.commit().await {
+                        self.fail(error);
+                    }
+                }
                 _ = commit.tick(), if self.books.has_news() => {
                     if let Err(error) = self.books.commit().await {
                         self.fail(error);

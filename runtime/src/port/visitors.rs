@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
@@ -18,8 +19,11 @@ pub struct Visitors {
     places: Arc<Semaphore>,
     places_max: usize,
     /// Oldest first; those that are done are taken out from time to time.
-    here: VecDeque<AbortHandle>,
+    here: VecDeque<(AbortHandle, Busy)>,
 }
+
+/// Set while a visitor is at work, and must not be turned out.
+pub type Busy = Arc<AtomicBool>;
 
 impl Visitors {
     /// At most so many at a time (I4).
@@ -31,8 +35,17 @@ impl Visitors {
         }
     }
 
-    /// Serves one more, in a task of its own.
+    /// Serves one more, in a task of its own, which may be turned out at any time.
     pub async fn admit(&mut self, serve: impl Future<Output = ()> + Send + 'static) {
+        self.admit_busy(Busy::default(), serve).await;
+    }
+
+    /// The same with one that is not turned out while it is busy. Waits where all are.
+    pub async fn admit_busy(
+        &mut self,
+        busy: Busy,
+        serve: impl Future<Output = ()> + Send + 'static,
+    ) {
         let places = Arc::clone(&self.places);
         let place = match places.try_acquire_owned() {
             Ok(place) => place,
@@ -46,18 +59,23 @@ impl Visitors {
             serve.await;
             drop(place);
         });
-        self.here.push_back(task.abort_handle());
+        self.here.push_back((task.abort_handle(), busy));
         // A handle keeps the memory of its task, so those that are done are not left to gather.
         let serving = self.places_max - self.places.available_permits();
         if self.here.len() > 2 * serving + DONE_MAX {
-            self.here.retain(|task| !task.is_finished());
+            self.here.retain(|(task, _)| !task.is_finished());
         }
     }
 
     fn turn_out_the_first(&mut self) {
-        while let Some(first) = self.here.pop_front() {
-            if !first.is_finished() {
-                first.abort();
+        let may_go = |(task, busy): &(AbortHandle, Busy)| {
+            task.is_finished() || !busy.load(Ordering::Acquire)
+        };
+        while let Some(first) = self.here.iter().position(may_go)
+            && let Some((task, _)) = self.here.remove(first)
+        {
+            if !task.is_finished() {
+                task.abort();
                 return;
             }
         }
@@ -93,13 +111,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn whoever_is_at_work_is_not_turned_out() {
+        let mut visitors = Visitors::new(2);
+        let (gone, mut told) = mpsc::unbounded_channel();
+        for number in 0..4 {
+            let told = Told(number, gone.clone());
+            let busy = Busy::new(AtomicBool::new(number == 0));
+            let serve = async move {
+                let _told = told;
+                pending::<()>().await;
+            };
+            visitors.admit_busy(busy, serve).await;
+        }
+        assert_eq!(told.recv().await, Some(1));
+        assert_eq!(told.recv().await, Some(2));
+        assert!(told.try_recv().is_err(), "the busy one and the last stay");
+    }
+
+    #[tokio::test]
     async fn i4_those_who_are_done_are_forgotten() {
         let mut visitors = Visitors::new(3);
         for _ in 0..1000 {
             visitors.admit(async {}).await;
             tokio::task::yield_now().await;
         }
-        assert!(visitors.here.len() <= DONE_MAX + 7);
+        assert!(visitors.here.len() <= 7);
     }
 
     struct Told(u32, mpsc::UnboundedSender<u32>);

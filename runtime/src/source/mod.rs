@@ -13,6 +13,7 @@ use crate::driver::{BoxFuture, Driver, Problem};
 use crate::record::{Batch, Partition};
 
 mod file;
+mod http;
 mod lines;
 mod playground;
 mod position_file;
@@ -28,6 +29,7 @@ pub static DRIVERS: &[&Driver<Box<dyn SourcePlan>>] = &[
     &file::DRIVER,
     &playground::DRIVER,
     &websocket::DRIVER,
+    &http::DRIVER,
 ];
 
 /// When a batch is closed, whichever comes first.
@@ -77,6 +79,11 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Whether those who feed it have to show a credential of the stream.
+    fn asks_for_credentials(&self) -> bool {
+        false
+    }
+
     /// Whether it reads the file of this path.
     fn reads(&self, _path: &Path) -> bool {
         false
@@ -109,6 +116,11 @@ pub trait Reader: Send {
 
     /// Takes nothing more from outside: `next` gives what was taken already, then `None`.
     fn close(&mut self);
+
+    /// Lines that tell a person where to look, once it is open.
+    fn greeting(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// What it met beside records, cumulative.
     fn oddities(&self) -> Oddities {
@@ -152,6 +164,16 @@ pub trait Committer: Send {
         &'a mut self,
         checkpoint: &'a Checkpoint,
     ) -> BoxFuture<'a, Result<(), SourceError>>;
+
+    /// A record did not come through: the one at the position before it in the partition is in the
+    /// failover, or dropped, for this reason. Told before it is settled.
+    fn failed(&mut self, _partition: &Partition, _position: u64, _reason: &str) {}
+
+    /// Whether somebody waits for each commit: then it comes as soon as there is something to commit, and
+    /// not with the others.
+    fn is_awaited(&self) -> bool {
+        false
+    }
 }
 
 /// The committer of a source that has nothing to remember: a pipe, made-up data.

@@ -1,0 +1,351 @@
+//! Requests: a post in, an answer out.
+//!
+//! Owns the port and its connections, what is answered, and the bounds on what is in flight (I4). Decides
+//! nothing about records: `body` finds them and `desk` says what became of them. Called by the source,
+//! which opens it and waits for its last answers.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
+
+use super::Plan;
+use super::body::{Kind, Unfit};
+use super::desk::{Desk, Outcome, Post, Untaken};
+use super::keys::{KEY_BYTES_MAX, Key};
+use crate::credentials::Scope;
+use crate::port::answer::{Answer, later, put, text, wait};
+use crate::port::gate::Gate;
+use crate::port::gate::presented::client;
+use crate::port::hosts::allow;
+use crate::port::tls::Tls;
+use crate::port::visitors::{Busy, Visitors};
+
+/// Most bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Connections beyond `requests_max`, for those who ask and are refused.
+const VISITORS_MAX: usize = 64;
+/// Pause after the system had no descriptor left for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait, while a run ends, for answers to leave.
+const ANSWERED_TIMEOUT: Duration = Duration::from_millis(500);
+/// When to come again where there is no room.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+/// The same where the run ends.
+const ENDING_WAIT: Duration = Duration::from_secs(5);
+/// What a permit for bytes stands for.
+const PERMIT_BYTES: u64 = 1024;
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const GUID_PATH: &str = "/v1/ingest/";
+
+/// What every connection shares.
+pub(super) struct Server {
+    plan: Plan,
+    desk: Desk,
+    gate: Gate,
+    tls: Option<Tls>,
+    requests: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    /// Posts that are not answered yet.
+    posts: AtomicUsize,
+    answered: Notify,
+}
+
+/// A post from its head to its answer, which it is told when it is dropped.
+struct Counted<'a>(&'a Server);
+
+impl<'a> Counted<'a> {
+    fn new(server: &'a Server) -> Self {
+        server.posts.fetch_add(1, Ordering::AcqRel);
+        Self(server)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.posts.fetch_sub(1, Ordering::AcqRel);
+        self.0.answered.notify_waiters();
+    }
+}
+
+impl Server {
+    pub(super) fn new(plan: Plan, desk: Desk, gate: Gate, tls: Option<Tls>) -> Self {
+        let permits = plan.in_flight.div_ceil(PERMIT_BYTES) as usize;
+        Self {
+            requests: Arc::new(Semaphore::new(plan.requests_max as usize)),
+            bytes: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            posts: AtomicUsize::new(0),
+            answered: Notify::new(),
+            plan,
+            desk,
+            gate,
+            tls,
+        }
+    }
+
+    /// The path by the stream's GUID, where it has one.
+    pub(super) fn guid_path(&self) -> Option<String> {
+        self.gate.stream().map(|guid| format!("{GUID_PATH}{guid}"))
+    }
+
+    /// Waits until those who were told what became of their posts have been answered.
+    pub(super) async fn answered(&self) {
+        let answered = async {
+            loop {
+                let told = self.answered.notified();
+                if self.posts.load(Ordering::Acquire) <= self.desk.waiting() {
+                    return;
+                }
+                told.await;
+            }
+        };
+        let _ = timeout(ANSWERED_TIMEOUT, answered).await;
+        // hyper writes an answer in the poll in which it gets it.
+        tokio::task::yield_now().await;
+    }
+
+    fn is_here(&self, path: &str) -> bool {
+        path == self.plan.path || self.guid_path().is_some_and(|guid_path| guid_path == path)
+    }
+}
+
+/// Serves until `over`.
+pub(super) async fn run(server: Arc<Server>, listener: TcpListener, over: CancellationToken) {
+    let tls = async {
+        match &server.tls {
+            Some(tls) => tls.follow().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = over.cancelled() => (),
+        () = server.gate.follow() => (),
+        () = tls => (),
+        () = accept(&server, &listener) => (),
+    }
+}
+
+async fn accept(server: &Arc<Server>, listener: &TcpListener) {
+    let mut visitors = Visitors::new(server.plan.requests_max as usize + VISITORS_MAX);
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                let server = Arc::clone(server);
+                let busy = Busy::default();
+                let serve = serve(stream, peer, server, Arc::clone(&busy));
+                visitors.admit_busy(busy, serve).await;
+            }
+            Err(error) => {
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, busy: Busy) {
+    let patience = server.plan.read_timeout;
+    let _ = stream.set_nodelay(true);
+    let stream = match &server.tls {
+        None => Either::Left(stream),
+        Some(tls) => match timeout(patience, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => Either::Right(stream),
+            Ok(Err(error)) => return tracing::debug!(%peer, "no TLS: {error}"),
+            Err(_) => return tracing::debug!(%peer, "dropped: no TLS in time"),
+        },
+    };
+    let service = hyper::service::service_fn(|request| async {
+        Ok::<_, Infallible>(answer(&server, peer, request, &busy).await)
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%peer, "request failed: {error}");
+    }
+}
+
+/// Answers a request.
+async fn answer(
+    server: &Server,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+    busy: &Busy,
+) -> Answer {
+    let (request, body) = request.into_parts();
+    if let Err(refusal) = admit(server, peer, &request) {
+        return *refusal;
+    }
+    // From here on it is somebody who may post: nobody who knocks turns them out.
+    busy.store(true, Ordering::Release);
+    let counted = Counted::new(server);
+    let answer = post(server, &request.headers, body).await;
+    drop(counted);
+    busy.store(false, Ordering::Release);
+    answer.unwrap_or_else(|refusal| *refusal)
+}
+
+/// Whether a request may post, or what it is answered instead.
+fn admit(server: &Server, peer: SocketAddr, request: &Parts) -> Result<(), Box<Answer>> {
+    let path = request.uri.path();
+    let asks = matches!(request.method, Method::GET | Method::HEAD);
+    let ready = !server.desk.is_closed();
+    match path {
+        "/healthz" if asks => return Err(Box::new(text(StatusCode::OK, "alive"))),
+        "/readyz" if asks && ready => return Err(Box::new(text(StatusCode::OK, "ready"))),
+        "/readyz" if asks => return Err(Box::new(ending())),
+        _ => {}
+    }
+    let port = &server.plan.port;
+    if let Err(reason) = allow(&request.headers, &port.hosts, &port.origins) {
+        if server.gate.is_news(peer.ip()) {
+            tracing::warn!(%peer, "refused: {reason} (further ones of this address are not told for a minute)");
+        }
+        return Err(Box::new(text(StatusCode::FORBIDDEN, &reason)));
+    }
+    if let Err(refused) = server.gate.admit(Scope::Ingest, request) {
+        let client = client(peer.ip(), &request.headers, &port.trusted_proxies);
+        return Err(Box::new(server.gate.refuse(refused, client).0));
+    }
+    // Behind the gate: who may not post learns nothing of what is here.
+    if !server.is_here(path) {
+        let hint = format!("nothing here; post to {}", server.plan.path);
+        return Err(Box::new(text(StatusCode::NOT_FOUND, &hint)));
+    }
+    if request.method != Method::POST {
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "this is for POST");
+        put(&mut answer, header::ALLOW, "POST");
+        return Err(Box::new(answer));
+    }
+    match ready {
+        true => Ok(()),
+        false => Err(Box::new(ending())),
+    }
+}
+
+fn ending() -> Answer {
+    let reason = "the run is ending; post it again later";
+    later(StatusCode::SERVICE_UNAVAILABLE, reason, ENDING_WAIT)
+}
+
+/// Takes a post and waits for what becomes of it.
+async fn post(server: &Server, headers: &HeaderMap, body: Incoming) -> Result<Answer, Box<Answer>> {
+    let named = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+    let content_type = named(header::CONTENT_TYPE);
+    let kind = Kind::of(content_type).map_err(unfit)?;
+    if named(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+        let reason = "a body with a Content-Encoding is not taken";
+        return Err(Box::new(text(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason)));
+    }
+    let key = headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str().ok());
+    if key.is_some_and(|key| !key.is_some_and(Key::is_one)) {
+        let reason = format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} visible characters");
+        return Err(Box::new(text(StatusCode::BAD_REQUEST, &reason)));
+    }
+    let held = room(server, named(header::CONTENT_LENGTH))?;
+    let body = read(server, body).await?;
+    let records = kind.records(&body, server.plan.bounds).map_err(unfit)?;
+    let key = key.flatten();
+    let key = key.map(|key| Key::new(key, content_type.unwrap_or_default(), &body));
+    let outcome = match server.desk.post(records, key, held) {
+        Ok(Post::Taken(outcome)) => outcome,
+        Ok(Post::Waits(outcome)) => outcome.await.map_err(|_| {
+            let reason = "the run ended before the records were safe; post them again";
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            Box::new(later(status, reason, ENDING_WAIT))
+        })?,
+        Err(untaken) => return Err(Box::new(told(untaken))),
+    };
+    Ok(safe(&outcome))
+}
+
+fn unfit(unfit: Unfit) -> Box<Answer> {
+    Box::new(text(unfit.status, &unfit.words))
+}
+
+fn told(untaken: Untaken) -> Answer {
+    match untaken {
+        Untaken::Closed => ending(),
+        Untaken::Busy => {
+            let reason = "the same Idempotency-Key waits for its answer";
+            later(StatusCode::CONFLICT, reason, BUSY_WAIT)
+        }
+        Untaken::Differs => text(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "the Idempotency-Key was given to another body",
+        ),
+    }
+}
+
+/// A share of what may be in flight.
+fn room(
+    server: &Server,
+    content_length: Option<&str>,
+) -> Result<Vec<OwnedSemaphorePermit>, Box<Answer>> {
+    let most = server.plan.bounds.body_bytes_max as u64;
+    let length = content_length.and_then(|length| length.parse().ok());
+    // What does not say how long it is may be as long as it may.
+    let length: u64 = length.unwrap_or(most);
+    if length > most {
+        return Err(too_large(server));
+    }
+    let full = |key| {
+        let reason = format!("too much waits for its answer (`{key}`)");
+        Box::new(wait(&reason, BUSY_WAIT))
+    };
+    let request = Arc::clone(&server.requests).try_acquire_owned();
+    let request = request.map_err(|_| full("requests_max"))?;
+    let permits = u32::try_from(length.div_ceil(PERMIT_BYTES)).expect("a body has a GiB at most");
+    let bytes = Arc::clone(&server.bytes).try_acquire_many_owned(permits);
+    let bytes = bytes.map_err(|_| full("in_flight"))?;
+    Ok(vec![request, bytes])
+}
+
+fn too_large(server: &Server) -> Box<Answer> {
+    let most = server.plan.bounds.body_bytes_max;
+    let reason = format!("a body may have {most} bytes (`body_max`)");
+    Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, &reason))
+}
+
+/// Reads a body within its bounds.
+async fn read(server: &Server, body: Incoming) -> Result<Bytes, Box<Answer>> {
+    let body = Limited::new(body, server.plan.bounds.body_bytes_max);
+    match timeout(server.plan.read_timeout, body.collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(server)),
+        Ok(Err(error)) => {
+            let reason = format!("the body does not come to its end: {error}");
+            Err(Box::new(text(StatusCode::BAD_REQUEST, &reason)))
+        }
+        Err(_) => {
+            let reason = "the body did not come in time (`read_timeout`)";
+            Err(Box::new(text(StatusCode::REQUEST_TIMEOUT, reason)))
+        }
+    }
+}
+
+/// The answer to a post whose records are safe.
+fn safe(outcome: &Outcome) -> Answer {
+    let body = serde_json::to_string(outcome).expect("numbers and texts are JSON");
+    let mut answer = Response::new(Full::new(format!("{body}\n").into()));
+    put(&mut answer, header::CONTENT_TYPE, "application/json");
+    put(&mut answer, header::CACHE_CONTROL, "no-store");
+    answer
+}
