@@ -148,6 +148,15 @@ pub fn resuming(test: &str, language: Language, url: &str, from: &str) -> Option
     Some(process)
 }
 
+/// A client on Python's `http.client` that posts numbered records, each post until it is answered 200:
+/// `tests/peers/poster.py` explains its arguments. `None`: not here.
+pub fn poster(test: &str, arguments: &[&str]) -> Option<Process> {
+    let Some(mut command) = script(Language::Python, "poster") else {
+        return skip(test, "Python");
+    };
+    Some(Process::start(command.args(arguments)))
+}
+
 /// websocat as a subscriber: prints each record as a line. It has subscribed when this returns. `None`:
 /// not here.
 pub fn websocat(test: &str, url: &str) -> Option<Process> {
