@@ -127,12 +127,15 @@ const IMPURE: &[&str] = &[
 const KINDS: [&str; 3] = ["source", "sink", "failover"];
 
 /// Who may name a driver beside its table: the verbs that are peers of the websocket sink, and the source
-/// that is, use its client and its server.
-const NAMED: &[(&str, &str, &[&str])] = &[(
-    "sink",
-    "websocket",
-    &["cli/receive", "cli/subscribe", "source/websocket"],
-)];
+/// that is, use its client and its server. A scheme of addresses has the name of a source.
+const NAMED: &[(&str, &str, &[&str])] = &[
+    (
+        "sink",
+        "websocket",
+        &["cli/receive", "cli/subscribe", "source/websocket"],
+    ),
+    ("source", "http", &["sink/websocket/address"]),
+];
 
 /// The table in `lib.rs` is the first that a reader sees of the library.
 #[test]

@@ -183,7 +183,7 @@ fn wrong_host(index: usize, host: &str) -> Option<Problem> {
 fn wrong_origin(index: usize, origin: &str) -> Option<Problem> {
     let uri: Option<http::Uri> = origin.parse().ok();
     let fits = uri.is_some_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https"))
+        matches!(uri.scheme_str(), Some("https" | "http"))
             && uri.authority().is_some()
             && matches!(uri.path(), "" | "/")
             && !origin.ends_with('/')
