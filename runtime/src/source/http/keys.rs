@@ -380,6 +380,18 @@ mod tests {
     }
 
     #[test]
+    fn i1_where_a_key_cannot_be_written_down_it_is_free_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut keys = open(&folder, 0);
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        keys.log.as_mut().unwrap().file = full;
+        assert_eq!(keys.claim(&key("a")), Claim::Take(0));
+        assert!(keys.intend(&[intent("a", 0, 1)]).is_err());
+        keys.release(&key("a"));
+        assert_eq!(keys.claim(&key("a")), Claim::Take(0));
+    }
+
+    #[test]
     fn i4_keys_and_their_file_are_bounded() {
         let folder = tempfile::tempdir().unwrap();
         let mut keys = open(&folder, 0);

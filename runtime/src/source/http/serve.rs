@@ -193,11 +193,7 @@ async fn answer(
     if let Err(refusal) = admit(server, peer, &request) {
         return *refusal;
     }
-    // From here on it is somebody who may post: nobody who knocks turns them out.
-    busy.store(true, Ordering::Release);
-    let counted = Counted::new(server);
-    let answer = post(server, &request.headers, body).await;
-    drop(counted);
+    let answer = post(server, &request.headers, body, busy).await;
     busy.store(false, Ordering::Release);
     answer.unwrap_or_else(|refusal| *refusal)
 }
@@ -246,7 +242,12 @@ fn ending() -> Answer {
 }
 
 /// Takes a post and waits for what becomes of it.
-async fn post(server: &Server, headers: &HeaderMap, body: Incoming) -> Result<Answer, Box<Answer>> {
+async fn post(
+    server: &Server,
+    headers: &HeaderMap,
+    body: Incoming,
+    busy: &Busy,
+) -> Result<Answer, Box<Answer>> {
     let named = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let content_type = named(header::CONTENT_TYPE);
     let kind = Kind::of(content_type).map_err(unfit)?;
@@ -259,8 +260,14 @@ async fn post(server: &Server, headers: &HeaderMap, body: Incoming) -> Result<An
         let reason = format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} visible characters");
         return Err(Box::new(text(StatusCode::BAD_REQUEST, &reason)));
     }
-    let held = room(server, named(header::CONTENT_LENGTH))?;
+    let bytes = room(server, named(header::CONTENT_LENGTH))?;
     let body = read(server, body).await?;
+    // Not before: who sends slowly keeps nobody out, and gives way to those who come.
+    busy.store(true, Ordering::Release);
+    let _counted = Counted::new(server);
+    let request = Arc::clone(&server.requests).try_acquire_owned();
+    let request = request.map_err(|_| full("requests_max"))?;
+    let held = vec![request, bytes];
     let records = kind.records(&body, server.plan.bounds).map_err(unfit)?;
     let key = key.flatten();
     let key = key.map(|key| Key::new(key, content_type.unwrap_or_default(), &body));
@@ -294,11 +301,16 @@ fn told(untaken: Untaken) -> Answer {
     }
 }
 
-/// A share of what may be in flight.
+fn full(key: &str) -> Box<Answer> {
+    let reason = format!("too much waits for its answer (`{key}`)");
+    Box::new(wait(&reason, BUSY_WAIT))
+}
+
+/// A body's share of what may be in flight.
 fn room(
     server: &Server,
     content_length: Option<&str>,
-) -> Result<Vec<OwnedSemaphorePermit>, Box<Answer>> {
+) -> Result<OwnedSemaphorePermit, Box<Answer>> {
     let most = server.plan.bounds.body_bytes_max as u64;
     let length = content_length.and_then(|length| length.parse().ok());
     // What does not say how long it is may be as long as it may.
@@ -306,16 +318,9 @@ fn room(
     if length > most {
         return Err(too_large(server));
     }
-    let full = |key| {
-        let reason = format!("too much waits for its answer (`{key}`)");
-        Box::new(wait(&reason, BUSY_WAIT))
-    };
-    let request = Arc::clone(&server.requests).try_acquire_owned();
-    let request = request.map_err(|_| full("requests_max"))?;
     let permits = u32::try_from(length.div_ceil(PERMIT_BYTES)).expect("a body has a GiB at most");
     let bytes = Arc::clone(&server.bytes).try_acquire_many_owned(permits);
-    let bytes = bytes.map_err(|_| full("in_flight"))?;
-    Ok(vec![request, bytes])
+    bytes.map_err(|_| full("in_flight"))
 }
 
 fn too_large(server: &Server) -> Box<Answer> {
