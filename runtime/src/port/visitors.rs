@@ -7,12 +7,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 /// So many that are done may be looked through in vain, beside as many as are served.
 const DONE_MAX: usize = 64;
+
+/// How often it is looked, where all are busy, whether one is no more.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// See the module.
 pub struct Visitors {
@@ -49,11 +54,7 @@ impl Visitors {
         let places = Arc::clone(&self.places);
         let place = match places.try_acquire_owned() {
             Ok(place) => place,
-            Err(_) => {
-                self.turn_out_the_first();
-                let places = Arc::clone(&self.places);
-                places.acquire_owned().await.expect("it is never closed")
-            }
+            Err(_) => self.make_place().await,
         };
         let task = tokio::spawn(async move {
             serve.await;
@@ -64,6 +65,17 @@ impl Visitors {
         let serving = self.places_max - self.places.available_permits();
         if self.here.len() > 2 * serving + DONE_MAX {
             self.here.retain(|(task, _)| !task.is_finished());
+        }
+    }
+
+    async fn make_place(&mut self) -> OwnedSemaphorePermit {
+        loop {
+            self.turn_out_the_first();
+            let place = Arc::clone(&self.places).acquire_owned();
+            // Whoever was busy may be idle by then.
+            if let Ok(place) = timeout(LOOK_EVERY, place).await {
+                return place.expect("it is never closed");
+            }
         }
     }
 
@@ -126,6 +138,13 @@ mod tests {
         assert_eq!(told.recv().await, Some(1));
         assert_eq!(told.recv().await, Some(2));
         assert!(told.try_recv().is_err(), "the busy one and the last stay");
+        // One that is no longer busy makes place for those who have waited.
+        let places = [true, false].map(|busy| Busy::new(AtomicBool::new(busy)));
+        let mut full = Visitors::new(1);
+        full.admit_busy(Arc::clone(&places[0]), pending()).await;
+        let waits = full.admit_busy(Arc::clone(&places[1]), pending());
+        let frees = async { places[0].store(false, Ordering::Release) };
+        tokio::join!(waits, frees);
     }
 
     #[tokio::test]
@@ -135,7 +154,7 @@ mod tests {
             visitors.admit(async {}).await;
             tokio::task::yield_now().await;
         }
-        assert!(visitors.here.len() <= 7);
+        assert!(visitors.here.len() <= DONE_MAX + 7);
     }
 
     struct Told(u32, mpsc::UnboundedSender<u32>);
