@@ -1,8 +1,8 @@
 //! The protocol `wirefall.v1`: messages, places in a stream, and what either side makes of them.
 //!
 //! Owns what docs/protocol.md says, and its bounds (I4). Pure: bytes, times and the journal's facts in,
-//! messages and decisions out; no socket, no clock. The sender's side is driven by `server`, the
-//! receiver's by `subscription`; both speak the same messages, whoever dialled.
+//! messages and decisions out; no socket, no clock. The sender's side is driven by `server` and `push`,
+//! the receiver's by `subscription` and `receiver`; all speak the same messages, whoever dialled.
 
 mod message;
 mod place;
@@ -17,8 +17,8 @@ pub use message::{
 };
 pub use place::{Place, Told, read as read_position};
 pub use receiver::{Heard, Receiver, Wanted};
-pub use sender::{Acked, Facts, Sender, Start};
-pub use walk::{Keys, Walk, alone};
+pub use sender::{Facts, Said, Sender, Start};
+pub use walk::{Keys, Steps, Walk, alone};
 
 /// The name of the subprotocol.
 pub const V1: &str = "wirefall.v1";

@@ -49,6 +49,11 @@ impl Wrong {
     pub(super) fn new(words: impl Into<String>) -> Self {
         Self(words.into())
     }
+
+    /// An `ack` of what was not sent.
+    pub fn beyond() -> Self {
+        Self::new("`ack` beyond what was sent")
+    }
 }
 
 /// What a receiver says.

@@ -24,6 +24,9 @@ pub struct Place {
 pub enum Told {
     /// One of this numbering, kept or not.
     Position(Position),
+    /// The same at the beginning of a frame that went out taken apart: each of its records in a frame of
+    /// its own.
+    Apart(Position),
     /// One of another epoch, or none at all.
     Foreign,
 }
@@ -33,18 +36,30 @@ pub(super) fn write(epoch: u64, position: Position) -> String {
     format!("{epoch:x}.{}", position.0)
 }
 
+/// Ends the text of a position at the beginning of a frame that goes out taken apart.
+const APART: &str = ".a";
+
+/// The text of a position whose frame goes out taken apart.
+pub(super) fn write_apart(epoch: u64, position: Position) -> String {
+    write(epoch, position) + APART
+}
+
 /// The text of an epoch.
 pub(super) fn write_epoch(epoch: u64) -> String {
     format!("{epoch:x}")
 }
 
-/// What a text means in this epoch. Only what [`write`] could have made is a position.
+/// What a text means in this epoch. Only what [`write`] or [`write_apart`] could have made is a position.
 pub fn read(text: &str, epoch: u64) -> Told {
+    let (text, told): (_, fn(Position) -> Told) = match text.strip_suffix(APART) {
+        Some(text) => (text, Told::Apart),
+        None => (text, Told::Position),
+    };
     let number = text
         .split_once('.')
         .and_then(|(_, number)| number.parse().ok());
     match number.map(Position) {
-        Some(position) if write(epoch, position) == text => Told::Position(position),
+        Some(position) if write(epoch, position) == text => told(position),
         _ => Told::Foreign,
     }
 }
@@ -63,6 +78,10 @@ mod tests {
     fn only_what_was_written_is_read() {
         for (text, told) in [
             ("5f3a9c.81220", Told::Position(Position(81_220))),
+            ("5f3a9c.81220.a", Told::Apart(Position(81_220))),
+            ("5f3a9c.81220.a.a", Told::Foreign),
+            ("5f3a9c.81220.", Told::Foreign),
+            ("5f3a9c.a", Told::Foreign),
             ("5f3a9c.0", Told::Position(Position(0))),
             (
                 "5f3a9c.18446744073709551615",
@@ -85,7 +104,7 @@ mod tests {
 
     #[test]
     fn every_position_fits_its_bound() {
-        assert!(is_text(&write(u64::MAX, Position(u64::MAX))));
+        assert!(is_text(&write_apart(u64::MAX, Position(u64::MAX))));
         for text in ["", "a b", "é", "a/b", &"a".repeat(65)] {
             assert!(!is_text(text), "{text}");
         }

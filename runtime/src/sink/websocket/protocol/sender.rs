@@ -1,13 +1,16 @@
 //! The sender's side: where a receiver starts, what it is told, and what its acks mean.
 //!
-//! Owns the decision behind `hello`, the control frames, and when a heartbeat is due. Knows the
-//! journal only by the facts it is given, and moves nothing.
+//! Owns the decision behind `hello`, the control frames, when a heartbeat is due, and the furthest ack.
+//! Knows the journal only by the facts it is given, and moves nothing.
 
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::message::{Ack, Bye, From, Gap, Heartbeat, Hello, Kind, Notice, Reason, Subscribe};
+use super::message::{
+    Ack, Bye, From, Gap, Heartbeat, Hello, Kind, Mark, Notice, Reason, Request, Subscribe, Wrong,
+};
 use super::place::{self, Told};
+use super::walk::Steps;
 use crate::journal::Position;
 use crate::sink::framing::push_header;
 
@@ -40,13 +43,9 @@ pub enum Start {
         /// Records that are missing before it; `None` where nobody can know.
         lost: Option<u64>,
     },
-    /// So many frames behind a position that is kept: walk there, then ask [`Start::walked`].
-    Behind {
-        /// The position.
-        position: Position,
-        /// Frames to walk over; 1 at least.
-        since: u64,
-    },
+    /// So many frames, 1 at least, behind a position that is kept: walk there, then ask
+    /// [`Start::walked`].
+    Behind(Steps),
 }
 
 impl Start {
@@ -54,7 +53,7 @@ impl Start {
     pub fn of(subscribe: &Subscribe, remembered: Option<Position>, facts: Facts) -> Self {
         match &subscribe.from {
             None => match remembered {
-                Some(position) => Self::resume(position, subscribe, facts),
+                Some(position) => Self::resume(position, false, subscribe, facts),
                 None => Self::exactly(facts.head),
             },
             Some(From::Earliest) => Self::exactly(facts.tail),
@@ -64,7 +63,8 @@ impl Start {
                 Self::exactly(facts.tail.max(Position(start)))
             }
             Some(From::Position(text)) => match place::read(text, facts.epoch) {
-                Told::Position(position) => Self::resume(position, subscribe, facts),
+                Told::Position(position) => Self::resume(position, false, subscribe, facts),
+                Told::Apart(position) => Self::resume(position, true, subscribe, facts),
                 Told::Foreign => Self::unknown(facts),
             },
         }
@@ -95,7 +95,7 @@ impl Start {
         }
     }
 
-    fn resume(position: Position, subscribe: &Subscribe, facts: Facts) -> Self {
+    fn resume(position: Position, apart: bool, subscribe: &Subscribe, facts: Facts) -> Self {
         let since = subscribe.since;
         if position > facts.head {
             return Self::unknown(facts);
@@ -103,7 +103,11 @@ impl Start {
         if position >= facts.tail {
             return match since {
                 0 => Self::exactly(position),
-                _ => Self::Behind { position, since },
+                _ => Self::Behind(Steps {
+                    position,
+                    apart,
+                    since,
+                }),
             };
         }
         // Its frames are gone, and with them what was in each.
@@ -126,18 +130,13 @@ impl Start {
     }
 }
 
-/// What an ack means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acked {
-    /// Nothing: another epoch's.
-    Nothing,
-    /// So many frames behind a position: walk there. The end must not be beyond what was sent.
-    Behind {
-        /// The position.
-        position: Position,
-        /// Frames to walk over.
-        since: u64,
-    },
+/// What a message of the receiver is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It asks, as it has to do first: [`Sender::hello`] answers.
+    Subscribe(Subscribe),
+    /// It acknowledges: [`Sender::take_ack`] tells how far.
+    Ack,
 }
 
 /// What one receiver is told.
@@ -149,6 +148,10 @@ pub struct Sender {
     said_at: Duration,
     /// The last position that the receiver was given.
     marked: Position,
+    /// `hello` was said.
+    greeted: bool,
+    /// The furthest ack that was not taken yet.
+    ack: Option<Steps>,
 }
 
 impl Sender {
@@ -160,7 +163,45 @@ impl Sender {
             heartbeat,
             said_at: Duration::ZERO,
             marked: Position::default(),
+            greeted: false,
+            ack: None,
         }
+    }
+
+    /// Takes a message of the receiver.
+    ///
+    /// # Errors
+    /// It is wrong, or comes at the wrong time.
+    pub fn hear(&mut self, payload: &[u8]) -> Result<Said, Wrong> {
+        match (Request::parse(payload)?, self.greeted) {
+            (Request::Subscribe(subscribe), false) => Ok(Said::Subscribe(subscribe)),
+            (Request::Subscribe(_), true) => Err(Wrong::new("a second `subscribe`")),
+            (Request::Ack(_), false) => Err(Wrong::new("`ack` before `subscribe`")),
+            (Request::Ack(ack), true) => {
+                // A mark is behind all frames before it, so the later position is the further place.
+                self.ack = self.ack.max(self.steps_of(&ack));
+                Ok(Said::Ack)
+            }
+        }
+    }
+
+    /// The furthest place that was acknowledged since this was asked last, of this epoch. It must not be
+    /// beyond what was sent.
+    pub fn take_ack(&mut self) -> Option<Steps> {
+        self.ack.take()
+    }
+
+    fn steps_of(&self, ack: &Ack) -> Option<Steps> {
+        let (position, apart) = match place::read(&ack.position, self.epoch) {
+            Told::Position(position) => (position, false),
+            Told::Apart(position) => (position, true),
+            Told::Foreign => return None,
+        };
+        Some(Steps {
+            position,
+            apart,
+            since: ack.since,
+        })
     }
 
     /// The last position that the receiver was given.
@@ -178,6 +219,7 @@ impl Sender {
         out: &mut Vec<u8>,
     ) {
         let (from, resumed, lost) = start;
+        self.greeted = true;
         self.marked = from;
         let hello = Hello {
             stream: stream.to_owned(),
@@ -203,6 +245,14 @@ impl Sender {
         write!(out, r#"{{"type":"mark","position":"{epoch:x}.{number}"}}"#)
             .expect("a vector takes everything");
         out[start + 1] = (out.len() - start - 2) as u8;
+    }
+
+    /// Appends a mark at `position`, the beginning of a frame whose records go out each in a frame of its
+    /// own: a place behind it is found again only where that is known.
+    pub fn mark_apart(&mut self, now: Duration, position: Position, out: &mut Vec<u8>) {
+        self.marked = position;
+        let position = place::write_apart(self.epoch, position);
+        self.say(now, &Notice::Mark(Mark { position }), out);
     }
 
     /// A mark at `position` was said.
@@ -254,17 +304,6 @@ impl Sender {
             retry_after_ms,
         };
         self.say(now, &Notice::Bye(bye), out);
-    }
-
-    /// What an ack means.
-    pub fn acked(&self, ack: &Ack) -> Acked {
-        match place::read(&ack.position, self.epoch) {
-            Told::Foreign => Acked::Nothing,
-            Told::Position(position) => Acked::Behind {
-                position,
-                since: ack.since,
-            },
-        }
     }
 
     fn say(&mut self, now: Duration, notice: &Notice, out: &mut Vec<u8>) {

@@ -132,10 +132,11 @@ fn i2_hello_starts_where_it_was_asked_for_or_tells_what_is_missing() {
             "{asked}"
         );
     }
-    let behind = Start::Behind {
+    let behind = Start::Behind(Steps {
         position: Position(150),
+        apart: false,
         since: 7,
-    };
+    });
     let asked = subscribe(r#"{"type":"subscribe","from":"a.150","since":7}"#);
     assert_eq!(Start::of(&asked, None, kept), behind);
     // Frames of several records cannot be counted once they are gone.
@@ -315,17 +316,20 @@ fn a_mark_is_due_before_a_heartbeat() {
 
 #[test]
 fn an_ack_of_another_epoch_means_nothing() {
-    let sender = Sender::new(0xa, Kind::Text, Duration::from_secs(1));
-    let acked = |position: &str, since| {
-        sender.acked(&Place {
-            position: position.to_owned(),
-            since,
-        })
+    let mut sender = Sender::new(0xa, Kind::Text, Duration::from_secs(1));
+    let start = (Position(0), true, Some(0));
+    sender.hello(Duration::ZERO, "s", start, Position(9), &mut Vec::new());
+    let mut acked = |position: &str, since| {
+        let position = position.to_owned();
+        let ack = Request::Ack(Place { position, since }).encode();
+        assert_eq!(sender.hear(ack.as_bytes()), Ok(Said::Ack));
+        sender.take_ack()
     };
-    assert_eq!(acked("b.7", 0), Acked::Nothing);
-    let behind = Acked::Behind {
+    assert_eq!(acked("b.7", 0), None);
+    let steps = Steps {
         position: Position(7),
+        apart: false,
         since: 3,
     };
-    assert_eq!(acked("a.7", 3), behind);
+    assert_eq!(acked("a.7", 3), Some(steps));
 }

@@ -1,14 +1,26 @@
 //! Walking: from a position over so many data frames, as the receiver counted them.
 //!
 //! Owns what one frame is to a receiver: the stream's own frames; behind a position in the middle of
-//! one, each record of the rest of it; with a filter, each record that it lets through. The server
-//! sends by the same rule (`alone`), so that a place means the same to both.
+//! one, or at the beginning of one that is taken apart, each record of the rest of it; with a filter,
+//! each record that it lets through. Senders send by the same rule (`alone`), so that a place means the
+//! same to both.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use super::MARK_RECORDS_MAX;
 use crate::journal::{Chunk, Position};
+
+/// A place as a sender reads it: so many data frames behind a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Steps {
+    /// The position.
+    pub position: Position,
+    /// The frame there went out taken apart.
+    pub apart: bool,
+    /// Frames to walk over.
+    pub since: u64,
+}
 
 /// A filter: the keys of records that are wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,12 +60,9 @@ pub fn alone<'c>(
     let end = match keys {
         Some(_) => chunk.records.len(),
         None => {
-            let records = chunk.frame_records(chunk.frame_at(at));
-            if records.start == start {
-                start
-            } else {
-                records.end
-            }
+            let rest = rest_of_frame(chunk, at);
+            let is_whole = chunk.frame_records(chunk.frame_at(at)) == rest;
+            if is_whole { start } else { rest.end }
         }
     };
     (start..end, move |index| {
@@ -61,21 +70,29 @@ pub fn alone<'c>(
     })
 }
 
+/// The records of the frame that holds `at`, from `at` on.
+fn rest_of_frame(chunk: &Chunk, at: Position) -> Range<usize> {
+    at.since(chunk.first) as usize..chunk.frame_records(chunk.frame_at(at)).end
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Walk<'k> {
     at: Position,
+    /// The frame at `at` was taken apart.
+    apart: bool,
     left: u64,
     keys: Option<&'k Keys>,
     passed: u64,
 }
 
 impl<'k> Walk<'k> {
-    /// From `at` over `frames` data frames.
-    pub fn new(at: Position, frames: u64, keys: Option<&'k Keys>) -> Self {
+    /// From `steps.position` over its frames.
+    pub fn new(steps: Steps, keys: Option<&'k Keys>) -> Self {
         Self {
-            at,
-            left: frames,
+            at: steps.position,
+            apart: steps.apart,
+            left: steps.since,
             keys,
             passed: 0,
         }
@@ -99,6 +116,9 @@ impl<'k> Walk<'k> {
     /// Over the frames of `chunk`, which must hold the place where it is.
     pub fn over(&mut self, chunk: &Chunk) {
         let (mut records, is_taken) = alone(chunk, self.at, self.keys);
+        if std::mem::take(&mut self.apart) && self.keys.is_none() {
+            records = rest_of_frame(chunk, self.at);
+        }
         while self.left > 0
             && let Some(index) = records.next()
         {

@@ -85,7 +85,9 @@ pub(super) fn status(hub: &Hub, query: Option<&str>) -> Answer {
     let marks = *journal.marks().borrow();
     let position = query.and_then(|query| query.strip_prefix("position="));
     let behind = match position.map(|text| read_position(text, journal.epoch())) {
-        Some(Told::Position(position)) => Some(marks.durable.since(position)),
+        Some(Told::Position(position) | Told::Apart(position)) => {
+            Some(marks.durable.since(position))
+        }
         Some(Told::Foreign) | None => None,
     };
     let status = json!({

@@ -20,11 +20,11 @@ use self::outgoing::Wrote;
 use super::Hub;
 use super::release::Signal;
 use super::socket::Socket;
-use super::v1::{Said, V1};
+use super::v1::V1;
 use super::wire::Wire;
 use crate::journal::Position;
 use crate::port::gate::{Ended, Lease, Over};
-use crate::sink::websocket::protocol::{REQUEST_BYTES_MAX, Reason, Subscribe, Wrong, close};
+use crate::sink::websocket::protocol::{REQUEST_BYTES_MAX, Reason, Said, Subscribe, Wrong, close};
 use crate::sink::websocket::session::{Rules, Session};
 
 mod outgoing;

@@ -113,8 +113,8 @@ impl Session {
         };
         let facts = journal.facts();
         let mut start = Start::of(&subscribe, None, facts);
-        if let Start::Behind { position, since } = start {
-            let mut walk = Walk::new(position, since, subscribe.keys.as_ref());
+        if let Start::Behind(steps) = start {
+            let mut walk = Walk::new(steps, subscribe.keys.as_ref());
             while !walk.is_done()
                 && let Some(chunk) = journal.read(walk.at())
             {
