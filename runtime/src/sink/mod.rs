@@ -47,6 +47,11 @@ pub trait SinkPlan: Send + Sync + fmt::Debug {
     /// What the delivery guarantee is and why, in a sentence for `check` and the first log line.
     fn guarantee(&self) -> String;
 
+    /// Whether a peer that keeps its place says where to go on, after a crash too.
+    fn resumes(&self) -> bool {
+        false
+    }
+
     /// How outputs become frames.
     fn framing(&self) -> framing::Framing;
 

@@ -17,8 +17,10 @@ use super::connect;
 use super::layers::Layers;
 use super::line::{Leaving, Line, Moved};
 use super::outbound::Control;
+use super::protocol::close;
+use super::push::Push;
 use super::replies::{self, Reply};
-use super::session::{Confirm, DialFailure, Failure, Order, Session, Step, Wait};
+use super::session::{Confirm, DialFailure, Failure, GivenUp, Order, Session, Step, Wait};
 use super::{probe, tls, words};
 use crate::driver::BoxFuture;
 use crate::journal::{Cursor, Marks, Position, Read};
@@ -28,6 +30,7 @@ use crate::sink::{
 };
 
 mod credentials;
+mod place;
 
 /// Buffered bytes from which a write does not wait for more.
 const FLUSH_BYTES: usize = 16 * 1024;
@@ -64,8 +67,16 @@ impl SinkPlan for ClientPlan {
                 "at least once: a record is delivered when a message of the peer names it or one \
                  behind it"
             }
+            (Confirm::Place, _) => {
+                "a record is delivered when the receiver says that it has made it safe, and a receiver \
+                 that keeps its place with the records gets none twice, whatever breaks between"
+            }
         }
         .to_owned()
+    }
+
+    fn resumes(&self) -> bool {
+        self.rules.confirm == Confirm::Place
     }
 
     fn framing(&self) -> Framing {
@@ -77,9 +88,14 @@ impl SinkPlan for ClientPlan {
             let tls =
                 tls::of(&self.endpoint).map_err(|message| SinkError::Environment { message })?;
             let from = context.from;
-            let cursor = context.journal.pin(from);
+            let journal = &context.journal;
+            let marks = journal.marks();
+            let push = (self.rules.confirm == Confirm::Place).then(|| {
+                let tail = marks.borrow().tail;
+                Push::new(&context.pipeline, journal.epoch(), &self.framing, tail)
+            });
+            let cursor = journal.pin(push.as_ref().map_or(from, Push::named));
             let session = Session::new(self.rules.clone(), from, fastrand::u64(..));
-            let marks = context.journal.marks();
             let sink: Box<dyn Sink> = Box::new(Client {
                 plan: self.clone(),
                 tls,
@@ -87,6 +103,7 @@ impl SinkPlan for ClientPlan {
                 marks,
                 session,
                 cursor,
+                push,
                 start: Instant::now(),
                 line: None,
                 resent_told: false,
@@ -106,6 +123,8 @@ struct Client {
     context: SinkContext,
     marks: watch::Receiver<Marks>,
     session: Session,
+    /// With `ack: wirefall.v1`.
+    push: Option<Push>,
     cursor: Cursor,
     start: Instant,
     line: Option<Line>,
@@ -153,15 +172,19 @@ impl Client {
                 self.catch_up();
             }
         }
+        self.live();
         loop {
             let marks = *self.marks.borrow_and_update();
             let room = self.line.as_ref().map_or(0, |line| line.room());
             match self.session.next(self.now(), room, marks) {
                 Step::Send(order) => self.send(order),
                 Step::Ping(payload) => self.control(Control::Ping, &payload),
-                Step::Close => self.control(Control::Close, &1000_u16.to_be_bytes()),
+                Step::Close => self.close(),
                 Step::Wait(wait) => return Ok(Some(wait)),
                 Step::Drop(why) => {
+                    if why == GivenUp::NeverSubscribed {
+                        self.part(close::SILENT, &why.to_string());
+                    }
                     self.line = None;
                     self.tell_break(&why.to_string());
                 }
@@ -198,10 +221,13 @@ impl Client {
     /// Lets the pipeline and the journal know what is confirmed (I1).
     fn publish(&mut self) {
         let confirmed = self.session.confirmed();
-        if confirmed > self.cursor.position() {
-            self.cursor.advance(confirmed);
-            self.context.confirmed.send_replace(confirmed);
-        }
+        let kept_from = self.push.as_ref().map_or(confirmed, Push::named);
+        self.cursor.advance(kept_from);
+        self.context.confirmed.send_if_modified(|told| {
+            let more = confirmed > *told;
+            *told = confirmed;
+            more
+        });
     }
 
     fn failed(&self, failure: Failure) -> SinkError {
@@ -223,6 +249,12 @@ impl Client {
                     ),
                 }
             }
+            Failure::NoPlace => SinkError::Peer {
+                message: format!(
+                    "{address}: the server chose wirefall.v1 and does not say where to go on, as \
+                     a receiver does first; see docs/protocol.md, or use another `ack`"
+                ),
+            },
         }
     }
 
@@ -254,6 +286,7 @@ impl Client {
                 tracing::info!("connected to {}{subprotocol}", self.plan.endpoint.address);
                 self.line = Some(line);
                 self.session.connected(now);
+                self.push.iter_mut().for_each(Push::connected);
                 // What came along with the handshake's answer.
                 self.take_in();
                 if self.session.account().reconnects > 0 {
@@ -309,13 +342,15 @@ impl Client {
 
     /// Appends what the session orders to the output buffer.
     fn send(&mut self, order: Order) {
+        let order = self.bounded(order);
         let Read::Chunk(chunk) = self.context.journal.read(order.from) else {
             unreachable!("the session asks below the watermark, and the cursor pins the rest");
         };
+        let piece = order.cut(&chunk);
+        self.before(&chunk, &piece);
         let Some(line) = &mut self.line else {
             unreachable!("the session sends on a connection");
         };
-        let piece = order.cut(&chunk);
         line.push(&chunk, &piece, &self.plan.framing);
         let resent = self.session.sent(self.start.elapsed(), &chunk, &piece);
         let metrics = &self.context.metrics;
@@ -327,6 +362,7 @@ impl Client {
                 tracing::info!("sending again from record {}", order.from.0);
             }
         }
+        self.after(&chunk, &piece);
     }
 
     fn control(&mut self, control: Control, payload: &[u8]) {
@@ -337,7 +373,8 @@ impl Client {
 
     /// Waits for the peer, for the kernel, for the journal, or for the time that the session named.
     async fn wait(&mut self, wait: Wait) -> Event {
-        let mut until = wait.until.map(|until| self.start + until);
+        let until = wait.until.map(|until| self.start + until);
+        let mut until = until.into_iter().chain(self.live_at()).min();
         let abort = self.context.stop.abort.clone();
         let Some(line) = &mut self.line else {
             return tokio::select! {
@@ -358,6 +395,12 @@ impl Client {
                 until = Some(until.map_or(flush_at, |until| until.min(flush_at)));
             }
         }
+        if write {
+            self.mark();
+        }
+        let Some(line) = &mut self.line else {
+            unreachable!("it was there");
+        };
         tokio::select! {
             moved = line.moved(write) => Event::Moved(moved),
             () = sleep_until(until) => Event::Woken,
@@ -401,6 +444,11 @@ impl Client {
 
     /// Tells the session what the peer said, in what was read so far.
     fn take_in(&mut self) {
+        self.take_messages();
+        self.settle_acks();
+    }
+
+    fn take_messages(&mut self) {
         while let Some(line) = &mut self.line {
             let now = self.start.elapsed();
             match line.next() {
@@ -422,8 +470,10 @@ impl Client {
 
     fn reply(&mut self, now: Duration, message: &[u8]) {
         self.session.heard(now);
-        if self.plan.rules.confirm != Confirm::Message {
-            return;
+        match self.plan.rules.confirm {
+            Confirm::Message => {}
+            Confirm::Place => return self.hear(now, message),
+            Confirm::Written | Confirm::Pong => return,
         }
         let journal = &self.context.journal;
         let in_flight = self.session.confirmed()..self.session.position();

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::endpoint::{self, Endpoint, Headers, TlsKeys, Written};
 use super::framing_keys::{self, Batch, Format, Frames, FramingKeys};
+use super::protocol::V1;
 use super::session::{Confirm, Rules};
 use crate::driver::{self, Facts, Problem};
 use crate::sink::framing::Framing;
@@ -28,7 +29,8 @@ pub(super) struct Config {
     /// Subprotocols to offer, best first. The server must choose one of them.
     #[serde(default)]
     subprotocols: Vec<String>,
-    /// What confirms a record: `pong` (the default), `message` or `written`; see docs/delivery.md.
+    /// What confirms a record: `pong` (the default), `message`, `wirefall.v1` or `written`; see
+    /// docs/delivery.md.
     #[serde(default)]
     ack: AckKey,
     /// How much may be unconfirmed.
@@ -122,6 +124,9 @@ enum Level {
     Pong,
     /// Each message of the server confirms one message of ours, in order.
     Message,
+    /// The server keeps its place and says what is safe: docs/protocol.md.
+    #[serde(rename = "wirefall.v1")]
+    V1,
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -228,10 +233,21 @@ pub(super) fn schema() -> schemars::Schema {
 pub(super) fn check(config: Value, facts: &Facts) -> Result<ClientPlan, Vec<Problem>> {
     let config: Config = driver::read(config)?;
     let mut problems = Vec::new();
+    let subprotocols = match config.ack {
+        AckKey::Level(Level::V1) => vec![V1.to_owned()],
+        _ => config.subprotocols.clone(),
+    };
+    if subprotocols != config.subprotocols && !config.subprotocols.is_empty() {
+        let message = "`ack: wirefall.v1` is a subprotocol of its own, and no other can be offered";
+        problems.push(
+            Problem::error("/subprotocols", message)
+                .help("leave `subprotocols` out, or take another `ack`"),
+        );
+    }
     let endpoint = Written {
         url: &config.url,
         headers: &config.headers,
-        subprotocols: &config.subprotocols,
+        subprotocols: &subprotocols,
         tls: config.tls.as_ref(),
         proxy: config.proxy.as_ref(),
         connect_timeout: config.connect_timeout,
@@ -279,6 +295,7 @@ fn ack(written: &AckKey, problems: &mut Vec<Problem>) -> (Confirm, Replies) {
         AckKey::Level(Level::Written) => return (Confirm::Written, Replies::Order),
         AckKey::Level(Level::Pong) => return (Confirm::Pong, Replies::Order),
         AckKey::Level(Level::Message) => return (Confirm::Message, Replies::Order),
+        AckKey::Level(Level::V1) => return (Confirm::Place, Replies::Order),
         AckKey::Message(MessageAck { message }) => message,
     };
     let pointers = [("pointer", Some(&keys.pointer)), ("id", keys.id.as_ref())];

@@ -28,6 +28,7 @@ use super::endpoint::Endpoint;
 use super::inbound::Inbound;
 use super::layers::{Layers, is_tls};
 use super::line::Connected;
+use super::protocol::V1;
 use super::session::DialFailure;
 use super::wire::Io;
 use crate::port::tokens;
@@ -198,6 +199,11 @@ fn subprotocol(endpoint: &Endpoint, headers: &HeaderMap) -> Result<Option<String
     let chosen = chosen.map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
     match chosen {
         None if offered.is_empty() || endpoint.subprotocol_optional => Ok(None),
+        None if *offered == [V1] => Err(
+            "the server does not speak wirefall.v1, which `ack: wirefall.v1` needs; `ack: pong` asks \
+             for no subprotocol"
+                .to_owned(),
+        ),
         None => Err(format!(
             "the server takes none of the offered subprotocols ({})",
             offered.join(", ")

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -16,6 +17,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use super::inbound::Inbound;
 use super::outbound::{Control, Outbound};
+use super::protocol::close;
 use super::session::Piece;
 use super::wire::{Io, Progress};
 use crate::journal::{Chunk, Position};
@@ -105,6 +107,11 @@ impl Line {
     /// Appends a text message of the client's own to what is to be written.
     pub(super) fn push_text(&mut self, text: &str) {
         self.out.push_text(text);
+    }
+
+    /// Appends whole frames that are not masked yet to what is to be written.
+    pub(super) fn push_unmasked(&mut self, frames: &[u8]) {
+        self.out.push_unmasked(frames);
     }
 
     /// Bytes that are to be written.
@@ -219,6 +226,28 @@ impl Line {
     /// Writes what the kernel takes at once.
     pub(super) fn write_now(&mut self) {
         let _ = poll_fn(|cx| self.poll_write(cx, true)).now_or_never();
+    }
+
+    /// Closes politely: says why, and waits for the peer's Close, for so long at most. A socket that is
+    /// dropped while something is unread resets the line, and the peer may never read why.
+    pub(super) async fn part(mut self, code: u16, reason: &str, patience: Duration) {
+        let reason = &reason[..reason.floor_char_boundary(close::REASON_BYTES_MAX)];
+        let payload = [&code.to_be_bytes(), reason.as_bytes()].concat();
+        self.push_control(Control::Close, &payload);
+        let answered = async {
+            loop {
+                while let Some(said) = self.next() {
+                    if matches!(said, Ok(Message::Close(_)) | Err(_)) {
+                        return;
+                    }
+                }
+                let moved = self.moved(true).await;
+                if let Some(Err(_)) = moved.read.or(moved.wrote) {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(patience, answered).await;
     }
 
     /// Answers the peer's Close where the kernel takes it at once and no frame is half written.

@@ -134,6 +134,20 @@ impl Outbound {
         self.push_frame(TEXT, text.as_bytes());
     }
 
+    /// Appends whole frames that are not masked yet: what the sender of `protocol` says.
+    pub(super) fn push_unmasked(&mut self, mut frames: &[u8]) {
+        while let [_, length, rest @ ..] = frames {
+            let (header, bytes) = match (length, rest) {
+                (126, [high, low, ..]) => (4, usize::from(u16::from_be_bytes([*high, *low]))),
+                _ => (2, usize::from(*length)),
+            };
+            self.reserve(bytes + HEADER_BYTES_MAX);
+            let (frame, after) = frames.split_at(header + bytes);
+            self.push_masked(&frame[..header], &frame[header..]);
+            frames = after;
+        }
+    }
+
     /// Appends frames that are masked already: what the library answers by itself.
     pub(super) fn push_ready(&mut self, frames: &[u8]) {
         self.reserve(frames.len());

@@ -25,8 +25,10 @@
 //! `room` is how many bytes the shell's output buffer still takes; with 0 the session sends nothing
 //! and only minds its deadlines. After every write the shell calls [`Session::written`], and before
 //! every `next` it says by [`Session::leaving`] whether what was written moves, and where
-//! [`Session::is_overdue`] what has come and was not read yet; what the peer says comes in by [`Session::pong`], [`Session::replied`], [`Session::acknowledged`],
-//! [`Session::heard`]; an end that the shell sees (reset, end of file, Close) by [`Session::broken`].
+//! [`Session::is_overdue`] what has come and was not read yet; what the peer says comes in by
+//! [`Session::pong`], [`Session::subscribed`], [`Session::replied`], [`Session::counted`],
+//! [`Session::acknowledged`], [`Session::heard`]; an end that the shell sees (reset, end of file, Close)
+//! by [`Session::broken`], one that it makes because the peer talks nonsense by [`Session::offended`].
 //!
 //! A subscriber that was accepted is the same session with [`Rules::accepted`]: it is `connected` once,
 //! confirms by `written`, and is over when the connection breaks. It starts at the position it is given.
@@ -63,6 +65,8 @@ const REPINGS: u32 = 3;
 const PROBES_UNANSWERED_MAX: u32 = 3;
 /// Longest wait for the answer to a probe.
 const PROBE_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for a peer that keeps its place to say it.
+pub const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest `Retry-After` that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// The window of a fresh connection; it doubles with every confirmation.
@@ -83,6 +87,9 @@ pub enum Confirm {
     Pong,
     /// A message of the peer.
     Message,
+    /// The peer's place: where it says that it goes on, at the beginning of each connection, and what it
+    /// acknowledges later.
+    Place,
 }
 
 /// What a session goes by; every bound has its name here (I4).
@@ -200,6 +207,9 @@ pub enum GivenUp {
     /// `write_timeout` passed.
     #[error("the connection took no byte within write_timeout")]
     WriteTimeout,
+    /// It did not say where to go on.
+    #[error("the receiver did not say `subscribe` within {SUBSCRIBE_TIMEOUT:?}")]
+    NeverSubscribed,
     /// The peer was silent.
     #[error("the peer is silent: a keep-alive Ping was not answered within confirm_timeout")]
     Silent,
@@ -215,6 +225,8 @@ pub enum Failure {
         /// Pongs with other payloads came instead.
         wrong_pongs: u32,
     },
+    /// The peer does not say where to go on.
+    NoPlace,
 }
 
 /// Why a connection could not be made.
@@ -249,6 +261,10 @@ enum State {
         dial_at: Duration,
     },
     Dialing,
+    /// Nothing counts before the peer says where to go on.
+    Greeting {
+        since: Duration,
+    },
     /// The probe is out (or about to go out); nothing counts before its answer.
     Probing {
         since: Duration,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{AUTHORIZATION, HeaderValue};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
@@ -294,24 +294,9 @@ impl Subscription {
 
     /// Leaves politely, within a bound.
     pub async fn close(mut self) {
-        let Some(mut line) = self.line.take() else {
-            return;
-        };
-        line.push_control(Control::Close, &1000_u16.to_be_bytes());
-        let answered = async {
-            loop {
-                while let Some(said) = line.next() {
-                    if matches!(said, Ok(Message::Close(_)) | Err(_)) {
-                        return;
-                    }
-                }
-                let moved = line.moved(true).await;
-                if let Some(Err(_)) = moved.read.or(moved.wrote) {
-                    return;
-                }
-            }
-        };
-        let _ = timeout(CLOSE_TIMEOUT, answered).await;
+        if let Some(line) = self.line.take() {
+            line.part(close::END, "", CLOSE_TIMEOUT).await;
+        }
     }
 
     /// One attempt to connect.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{
     BREAKS_ALONE_MIN, BREAKS_BEFORE_ISOLATION, CONTROL_MAX, Confirm, Connection, DOUBT_LASTS,
-    DOUBT_MAX, DialFailure, Failure, Mark, PING_BYTES, Piece, RAMP_BYTES, RAMP_RECORDS,
-    RETRY_AFTER_MAX, Session, State,
+    DOUBT_MAX, DialFailure, Failure, Mark, PING_BYTES, PROBES_UNANSWERED_MAX, Piece, RAMP_BYTES,
+    RAMP_RECORDS, RETRY_AFTER_MAX, Session, State,
 };
 use crate::journal::{Chunk, Position};
 
@@ -29,6 +29,7 @@ impl Session {
         self.sent = self.confirmed;
         self.state = match self.rules.confirm {
             Confirm::Written => State::Open,
+            Confirm::Place => State::Greeting { since: now },
             Confirm::Pong | Confirm::Message => State::Probing {
                 since: now,
                 sent: false,
@@ -55,9 +56,46 @@ impl Session {
     pub fn broken(&mut self, now: Duration) {
         match self.state {
             State::Closing { .. } => self.state = State::Over,
-            State::Probing { .. } | State::Open => self.lose(now),
+            State::Greeting { .. } | State::Probing { .. } | State::Open => self.lose(now),
             State::Down { .. } | State::Dialing | State::Poisoned { .. } | State::Over => {}
         }
+    }
+
+    /// The peer says what it has not said right, and the shell hangs up: that convicts no record.
+    pub fn offended(&mut self, now: Duration) {
+        if matches!(
+            self.state,
+            State::Greeting { .. } | State::Probing { .. } | State::Open
+        ) {
+            self.count_unanswered(Failure::NoPlace);
+            self.lose_mute(now);
+        }
+    }
+
+    /// Another connection on which the peer did not answer as it has to before the first record; after a
+    /// few, if it never did, it is refused.
+    pub(super) fn count_unanswered(&mut self, failure: Failure) {
+        self.probes_unanswered += 1;
+        if self.probes_unanswered >= PROBES_UNANSWERED_MAX && !self.probe_answered_once {
+            self.failure = Some(failure);
+        }
+    }
+
+    /// The peer says that it has everything below `from`, and goes on there: that is confirmed (I1). What
+    /// it had before this session was made may be beyond what was ever sent by it. Anything below what is
+    /// confirmed is where it was.
+    pub fn subscribed(&mut self, now: Duration, from: Position) {
+        self.heard(now);
+        if !matches!(self.state, State::Greeting { .. }) {
+            return;
+        }
+        let from = from.max(self.confirmed);
+        self.sent = from;
+        self.high = self.high.max(from);
+        self.connection.written_to = from;
+        self.connection.pinged_to = from;
+        self.confirm(now, from);
+        self.probe_answered(now);
     }
 
     /// These records of `chunk` went into the shell's output buffer. Returns how many of them had been
@@ -79,7 +117,7 @@ impl Session {
         self.connection.bytes_sent += wire.len() as u64;
         self.connection.blocked_since.get_or_insert(now);
         self.connection.leaving = true;
-        if self.rules.confirm == Confirm::Message {
+        if matches!(self.rules.confirm, Confirm::Message | Confirm::Place) {
             let frames = &mut self.connection.frames;
             match piece {
                 Piece::Record(_) => frames.push_back((end, self.connection.bytes_sent)),
@@ -226,7 +264,8 @@ impl Session {
     /// The peer's message confirms every record below `to`.
     pub fn acknowledged(&mut self, now: Duration, to: Position) {
         self.heard(now);
-        if self.rules.confirm != Confirm::Message || self.state != State::Open || to > self.sent {
+        let confirms = matches!(self.rules.confirm, Confirm::Message | Confirm::Place);
+        if !confirms || self.state != State::Open || to > self.sent {
             return;
         }
         while let Some((end, bytes)) = self.connection.frames.front() {
@@ -300,7 +339,8 @@ impl Session {
     /// Whether the peer's stack lives and only its program confirms nothing.
     pub(super) fn is_mute(&self) -> bool {
         let connection = &self.connection;
-        self.rules.confirm == Confirm::Message && connection.heard_at > connection.progress_at
+        let by_its_program = matches!(self.rules.confirm, Confirm::Message | Confirm::Place);
+        by_its_program && connection.heard_at > connection.progress_at
     }
 
     /// Gives a mute peer up. It broke nothing: whoever reads no replies learns nothing of a record.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Confirm, Failure, GivenUp, MARKS_MAX, Mark, Order, PING_BYTES, PING_SPACING_BYTES_MAX,
-    PROBE_TIMEOUT_MAX, PROBES_UNANSWERED_MAX, REPINGS, Session, State, Step, Wait,
+    PROBE_TIMEOUT_MAX, REPINGS, SUBSCRIBE_TIMEOUT, Session, State, Step, Wait,
 };
 use crate::journal::{Marks, Position};
 
@@ -30,6 +30,7 @@ impl Session {
                 }
             }
             State::Down { dial_at } => self.down(now, dial_at, marks),
+            State::Greeting { since } => self.greeting(now, since),
             State::Probing { since, sent } => self.probing(now, room, since, sent),
             State::Open => self.open(now, room, marks),
             State::Closing { since } => self.closing(now, since),
@@ -57,6 +58,19 @@ impl Session {
         Step::Dial {
             reread: std::mem::take(&mut self.reread),
         }
+    }
+
+    fn greeting(&mut self, now: Duration, since: Duration) -> Step {
+        let deadline = since + SUBSCRIBE_TIMEOUT;
+        if now >= deadline {
+            self.count_unanswered(Failure::NoPlace);
+            return self.give_up(now, GivenUp::NeverSubscribed);
+        }
+        Step::Wait(Wait {
+            until: Some(deadline),
+            records: false,
+            flush: true,
+        })
     }
 
     fn probing(&mut self, now: Duration, room: u64, since: Duration, sent: bool) -> Step {
@@ -89,12 +103,8 @@ impl Session {
 
     fn probe_unanswered(&mut self, now: Duration) -> Step {
         let wrong_pongs = self.connection.wrong_pongs;
-        self.probes_unanswered += 1;
         // Pongs that nobody asked for are legal, so they make it no more hopeless than silence does.
-        let hopeless = self.probes_unanswered >= PROBES_UNANSWERED_MAX;
-        if hopeless && !self.probe_answered_once {
-            self.failure = Some(Failure::NoPongs { wrong_pongs });
-        }
+        self.count_unanswered(Failure::NoPongs { wrong_pongs });
         self.give_up(now, GivenUp::ProbeUnanswered { wrong_pongs })
     }
 
@@ -161,7 +171,7 @@ impl Session {
         let (records_max, bytes_max) = match self.rules.confirm {
             // The output buffer alone bounds what the kernel has not taken.
             Confirm::Written => (u64::MAX, room),
-            Confirm::Pong | Confirm::Message => {
+            Confirm::Pong | Confirm::Message | Confirm::Place => {
                 let (records, bytes) = self.window();
                 let bytes_in_flight = self.connection.bytes_sent - self.connection.bytes_confirmed;
                 let bytes_left = bytes.saturating_sub(bytes_in_flight);
@@ -247,6 +257,7 @@ impl Session {
     pub fn is_overdue(&self, now: Duration) -> bool {
         match self.state {
             State::Open => self.expired(now).is_some(),
+            State::Greeting { since } => now >= since + SUBSCRIBE_TIMEOUT,
             State::Probing { since, .. } => now >= since + self.probe_timeout(),
             _ => false,
         }
