@@ -12,7 +12,9 @@ use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Globals};
-use crate::sink::websocket::receiver::{BreakHow, Faults, Options, Output, Receiver, Totals};
+use crate::sink::websocket::receiver::{
+    self, BreakHow, Faults, Options, Output, ReceiveError, Receiver, Totals,
+};
 use crate::units::Span;
 
 /// Arguments of `wirefall receive`.
@@ -29,7 +31,8 @@ pub struct Args {
     /// Print nothing but the summary
     #[arg(long, short)]
     quiet: bool,
-    /// What confirms: Pongs, or also a reply `{"received":N}` to each message
+    /// What confirms: Pongs; also a reply `{"received":N}` to each message; or a place that is kept
+    /// together with the records, in FILE.place
     #[arg(long, value_enum, default_value_t = Ack::Pong)]
     ack: Ack,
     /// Stop after so many messages
@@ -72,6 +75,8 @@ struct FaultArgs {
 enum Ack {
     Pong,
     Message,
+    #[value(name = "wirefall.v1")]
+    V1,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -124,7 +129,14 @@ async fn receive(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
     if args.count && !args.quiet {
         tokio::spawn(show_counts(Arc::clone(&totals), globals.json));
     }
-    receiver.run(stop).await.context("receiving failed")?;
+    match receiver.run(stop).await {
+        Ok(()) => {}
+        Err(ReceiveError::Kept(error)) => {
+            say_error!(globals, "{error}");
+            return Ok(Exit::Wrong);
+        }
+        Err(ReceiveError::Io(error)) => return Err(error).context("receiving failed"),
+    }
     tell!("{}", summary(&totals, globals.json));
     Ok(Exit::Done)
 }
@@ -138,7 +150,11 @@ fn options(args: &Args) -> Options {
     let faults = &args.faults;
     Options {
         output,
-        reply: args.ack == Ack::Message,
+        ack: match args.ack {
+            Ack::Pong => receiver::Ack::Pong,
+            Ack::Message => receiver::Ack::Reply,
+            Ack::V1 => receiver::Ack::Place,
+        },
         limit: args.limit,
         faults: Faults {
             break_every: faults.break_every,

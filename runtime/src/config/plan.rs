@@ -38,6 +38,9 @@ impl Plan {
     /// the first log lines.
     pub fn guarantees(&self) -> Vec<String> {
         let mut sentences = vec![self.sink.guarantee()];
+        if self.sink.resumes() {
+            sentences.push(self.exactly_once());
+        }
         let published = self.sink.delivery() == Delivery::Published;
         sentences.extend(self.journal.guarantee(published));
         sentences.extend(self.source.guarantee());
@@ -52,6 +55,37 @@ impl Plan {
             ));
         }
         sentences
+    }
+
+    /// Whether each record has its effect once over crashes of either side, and what is missing if not.
+    fn exactly_once(&self) -> String {
+        let mut missing = Vec::new();
+        match &self.journal.disk {
+            None => missing.push(
+                "the journal is in memory, so a crash of Wirefall begins a new numbering \
+                 (`journal: { driver: disk }` keeps it)"
+                    .to_owned(),
+            ),
+            Some(disk) if disk.sync == Sync::None => missing.push(
+                "the journal is not synced, so a crash of the machine may begin a new numbering \
+                 (`sync: batch`)"
+                    .to_owned(),
+            ),
+            Some(_) => {}
+        }
+        if !self.source.replayable() {
+            let source = self.source.describe();
+            missing.push(format!("{source} cannot be read again"));
+        }
+        match missing.is_empty() {
+            true => "exactly once, whichever side crashes: the receiver keeps its place with the \
+                     records, and the journal on disk keeps what it may come back for"
+                .to_owned(),
+            false => format!(
+                "exactly once over breaks and crashes of the receiver; not over those of Wirefall: {}",
+                missing.join("; ")
+            ),
+        }
     }
 }
 

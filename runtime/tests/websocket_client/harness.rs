@@ -19,7 +19,7 @@ use wirefall::metrics::Metrics;
 use wirefall::record::{Batch, Column, Outputs, Partition, Records};
 use wirefall::sink::framing::{Framer, Framing};
 use wirefall::sink::websocket::DRIVER;
-use wirefall::sink::websocket::receiver::{Faults, Options, Output, Receiver, Totals};
+use wirefall::sink::websocket::receiver::{Ack, Faults, Options, Output, Receiver, Totals};
 use wirefall::sink::{Delivered, Poisoned, SinkContext, SinkError, SinkPlan, Stop};
 
 /// Nothing here takes so long, however busy the machine.
@@ -46,7 +46,10 @@ impl Peer {
     ) -> Self {
         let options = Options {
             output: Output::File(folder.path().join("received")),
-            reply,
+            ack: match reply {
+                true => Ack::Reply,
+                false => Ack::Pong,
+            },
             limit: None,
             faults,
         };

@@ -2,8 +2,8 @@
 //! request.
 //!
 //! Owns the rule that makes its Pong worth something: a record is handled (counted, written, flushed)
-//! before the Pong of a later Ping, or its own reply, is sent. Not a sink: `wirefall receive`, the
-//! tests and the benchmark run it as the peer.
+//! before the Pong of a later Ping, or its own reply, is sent; with `wirefall.v1` made durable before it
+//! is acknowledged. Not a sink: `wirefall receive`, the tests and the benchmark run it as the peer.
 //!
 //! It reads frames by itself: as the benchmark's receiver it must cost less than any sender, so in
 //! count mode it looks at headers and never touches a payload.
@@ -23,14 +23,21 @@ use tokio_util::sync::CancellationToken;
 
 use desk::{Desk, Taken};
 use inbox::Inbox;
+use v1::{Book, Ended};
+
+use super::kept::KeptError;
+use super::protocol::{V1, close};
 
 mod desk;
 mod inbox;
+mod v1;
 
 /// Longest handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for a sender to close after the limit was reached.
 const LAST_CLOSE: Duration = Duration::from_secs(2);
+/// Why a connection ends when its sender comes again.
+const TAKEN: &str = "the sender has another connection";
 /// How many handshakes are refused after a break of the kind [`BreakHow::Refuse503`].
 const REFUSALS: u64 = 3;
 
@@ -40,11 +47,34 @@ pub struct Options {
     /// Where records go.
     pub output: Output,
     /// What confirms, beside Pongs.
-    pub reply: bool,
+    pub ack: Ack,
     /// Stop after so many messages.
     pub limit: Option<u64>,
     /// What goes wrong.
     pub faults: Faults,
+}
+
+/// What confirms, beside Pongs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ack {
+    /// Nothing.
+    #[default]
+    Pong,
+    /// A reply to each message.
+    Reply,
+    /// A place that is kept with the records: `wirefall.v1`.
+    Place,
+}
+
+/// Why a receiver cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The system refuses.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The file and its place do not fit.
+    #[error(transparent)]
+    Kept(#[from] KeptError),
 }
 
 /// Where records go, one a line.
@@ -164,21 +194,25 @@ impl Receiver {
     /// same counts.
     ///
     /// # Errors
-    /// The system's, where records cannot be written or connections not be accepted.
-    pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
-        let file = match &self.options.output {
-            Output::File(path) => Some(
-                std::fs::OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(path)?,
-            ),
+    /// The system's, where records cannot be written or connections not be accepted; the file does not
+    /// fit its place.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ReceiveError> {
+        let path = match &self.options.output {
+            Output::File(path) => Some(path),
             Output::Count | Output::Print => None,
+        };
+        let (book, file) = if self.options.ack == Ack::Place {
+            (Some(Book::open(path.map(PathBuf::as_path))?), None)
+        } else {
+            let mut options = std::fs::OpenOptions::new();
+            let open = |path| options.create(true).append(true).open(path);
+            (None, path.map(open).transpose()?)
         };
         let shared = Arc::new(Shared {
             options: self.options,
             totals: self.totals,
             file,
+            book,
             stop: stop.clone(),
             failed: std::sync::Mutex::new(None),
         });
@@ -193,7 +227,7 @@ impl Receiver {
             }
         }
         let failed = shared.failed.lock().expect("nobody panics with it").take();
-        failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 
@@ -201,6 +235,8 @@ struct Shared {
     options: Options,
     totals: Arc<Totals>,
     file: Option<std::fs::File>,
+    /// With [`Ack::Place`].
+    book: Option<Book>,
     stop: CancellationToken,
     failed: std::sync::Mutex<Option<io::Error>>,
 }
@@ -212,10 +248,10 @@ impl Shared {
         };
         self.totals.connections.fetch_add(1, Ordering::Relaxed);
         let connection = Connection {
+            desk: Desk::new(self.book.as_ref().map(Book::begin)),
             shared: self,
             tcp,
             inbox: Inbox::default(),
-            desk: Desk::default(),
         };
         if let Err(error) = connection.run().await {
             tracing::debug!("connection ended: {error}");
@@ -231,23 +267,27 @@ impl Shared {
             })
             .is_ok();
         let status = self.options.faults.status.or(refuse.then_some(503));
+        let keeps_place = self.options.ack == Ack::Place;
         // The library's callback fixes the type of its error.
         #[expect(clippy::result_large_err)]
         let answer = move |request: &Request, mut response: Response| {
             if let Some(status) = status {
-                let mut refusal = ErrorResponse::new(Some("refused on request".to_owned()));
-                *refusal.status_mut() = http::StatusCode::from_u16(status)
-                    .unwrap_or(http::StatusCode::SERVICE_UNAVAILABLE);
-                return Err(refusal);
+                return Err(refusal(status, "refused on request"));
             }
             let offered = request.headers().get("sec-websocket-protocol");
-            let first = offered
-                .and_then(|names| names.to_str().ok())
-                .and_then(|names| names.split(',').next()?.trim().parse().ok());
-            if let Some(first) = first {
-                response
-                    .headers_mut()
-                    .insert("sec-websocket-protocol", first);
+            let offered = offered.and_then(|names| names.to_str().ok());
+            let mut names = offered.unwrap_or_default().split(',').map(str::trim);
+            // What is chosen is spoken.
+            let chosen = names.find(|name| !name.is_empty() && (*name == V1) == keeps_place);
+            if keeps_place && chosen.is_none() {
+                return Err(refusal(
+                    400,
+                    "this receiver speaks wirefall.v1 and nothing else",
+                ));
+            }
+            if let Some(chosen) = chosen.and_then(|name| name.parse().ok()) {
+                let headers = response.headers_mut();
+                headers.insert("sec-websocket-protocol", chosen);
             }
             Ok(response)
         };
@@ -275,6 +315,13 @@ impl Shared {
     }
 }
 
+fn refusal(status: u16, words: &str) -> ErrorResponse {
+    let mut refusal = ErrorResponse::new(Some(words.to_owned()));
+    *refusal.status_mut() =
+        http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::SERVICE_UNAVAILABLE);
+    refusal
+}
+
 /// One connection.
 struct Connection {
     shared: Arc<Shared>,
@@ -290,14 +337,19 @@ enum Next {
     Break,
     /// The peer's Close was answered.
     Closed,
+    /// The peer, or another connection of it, makes this one end: it is told why.
+    Part(u16, String),
 }
 
 impl Connection {
     async fn run(mut self) -> io::Result<()> {
+        let taken = self.desk.taken();
         loop {
+            self.tcp.write_all(&self.desk.take_answers()).await?;
             let read = tokio::select! {
                 read = self.tcp.read(self.inbox.room()?) => read?,
-                () = self.shared.stop.cancelled() => return self.end().await,
+                () = taken.cancelled() => return self.part(close::TAKEN, TAKEN).await,
+                () = self.shared.stop.cancelled() => return self.part(1001, "").await,
             };
             if read == 0 {
                 return Ok(());
@@ -305,15 +357,20 @@ impl Connection {
             self.inbox.filled(read);
             let next = self.take_in().await?;
             // Handled first, answered second: a Pong means that all before it is safe with us.
-            if let Err(error) = self.keep() {
-                self.shared.fail(error);
-                return Ok(());
+            match self.keep() {
+                Ok(()) => {}
+                Err(Ended::Taken) => return self.part(close::TAKEN, TAKEN).await,
+                Err(Ended::Io(error)) => {
+                    self.shared.fail(error);
+                    return Ok(());
+                }
             }
             self.tcp.write_all(&self.desk.take_answers()).await?;
             match next {
                 Next::ReadOn => {}
                 Next::Closed => return self.tcp.shutdown().await,
                 Next::Break => return self.fault().await,
+                Next::Part(code, words) => return self.part(code, &words).await,
             }
         }
     }
@@ -345,6 +402,11 @@ impl Connection {
                     next = Next::Closed;
                     break;
                 }
+                Taken::Wrong(wrong) => {
+                    tracing::warn!("the sender breaks wirefall.v1: {wrong}");
+                    next = Next::Part(close::WRONG, wrong.to_string());
+                    break;
+                }
             }
         }
         let before = shared
@@ -365,21 +427,24 @@ impl Connection {
         Ok(next)
     }
 
-    /// Writes out what was handled.
-    fn keep(&mut self) -> io::Result<()> {
+    /// Writes out what was handled, and makes it durable where it is acknowledged.
+    fn keep(&mut self) -> Result<(), Ended> {
         let lines = self.desk.take_lines();
+        if let Some(book) = &self.shared.book {
+            self.desk.keep(book, &lines)?;
+        }
         if lines.is_empty() {
             return Ok(());
         }
-        match (&self.shared.options.output, &self.shared.file) {
+        let written = match (&self.shared.options.output, &self.shared.file) {
             (Output::File(_), Some(file)) => (&*file).write_all(&lines),
             (Output::Print, _) => {
                 let mut out = io::stdout().lock();
-                out.write_all(&lines)?;
-                out.flush()
+                out.write_all(&lines).and_then(|()| out.flush())
             }
             _ => Ok(()),
-        }
+        };
+        written.map_err(Ended::Io)
     }
 
     /// Breaks the connection on purpose.
@@ -391,8 +456,7 @@ impl Connection {
             BreakHow::HalfOpen => return self.drop_what_comes().await,
             BreakHow::Refuse503 => totals.refusals_left.store(REFUSALS, Ordering::Relaxed),
             BreakHow::Close => {
-                self.tcp.write_all(&desk::close(1001)).await?;
-                return self.tcp.shutdown().await;
+                return self.part(1001, "").await;
             }
             BreakHow::Stall => {
                 // Until the sender gives up: a write would tell, but nothing is said here.
@@ -419,9 +483,9 @@ impl Connection {
         }
     }
 
-    /// The end of all: a Close, and the socket with it.
-    async fn end(mut self) -> io::Result<()> {
-        self.tcp.write_all(&desk::close(1001)).await?;
+    /// The end of the connection: a Close, and the socket with it.
+    async fn part(mut self, code: u16, reason: &str) -> io::Result<()> {
+        self.tcp.write_all(&desk::close(code, reason)).await?;
         self.tcp.shutdown().await
     }
 }

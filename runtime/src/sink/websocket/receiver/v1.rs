@@ -1,0 +1,172 @@
+//! The receiver of a push that speaks `wirefall.v1`: its place, and what makes it durable.
+//!
+//! Owns the book, which is the file with its place, or only a place in memory, and lets one connection
+//! write to it at a time: the newest, since the one before it is what is left of a sender that lost it.
+//! What a frame means `protocol` decides. Called by `receiver`.
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::sink::framing::push_header;
+use crate::sink::websocket::kept::{Kept, KeptError};
+use crate::sink::websocket::protocol::{
+    Heard, Hello, Kind, Place, Receiver, Request, Wanted, Wrong,
+};
+
+/// See the module.
+pub(super) struct Book(Mutex<Pages>);
+
+struct Pages {
+    /// The file; without one the place is forgotten with the process.
+    kept: Option<Kept>,
+    place: Option<Place>,
+    stream: Option<String>,
+    /// The connection that writes.
+    holder: CancellationToken,
+}
+
+/// Why a connection cannot go on.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// A newer connection writes.
+    Taken,
+    /// The file system refuses.
+    Io(io::Error),
+}
+
+impl Book {
+    /// Opens the file, cut off at its place.
+    pub(super) fn open(path: Option<&Path>) -> Result<Self, KeptError> {
+        let kept = path.map(Kept::open).transpose()?;
+        let place = kept.as_ref().and_then(Kept::place).cloned();
+        let stream = kept.as_ref().and_then(Kept::stream).map(str::to_owned);
+        Ok(Self(Mutex::new(Pages {
+            kept,
+            place,
+            stream,
+            holder: CancellationToken::new(),
+        })))
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock().expect("nobody panics with it")
+    }
+
+    /// A new connection, which alone writes from now on: its dialogue begins where all is durable.
+    pub(super) fn begin(&self) -> Dialogue {
+        let mut pages = self.pages();
+        let taken = CancellationToken::new();
+        std::mem::replace(&mut pages.holder, taken.clone()).cancel();
+        Dialogue {
+            receiver: Receiver::new(Wanted::default(), pages.place.clone()),
+            stream: pages.stream.clone(),
+            greeted: false,
+            taken,
+        }
+    }
+
+    /// Makes lines durable, together with the place behind them.
+    pub(super) fn keep(&self, dialogue: &Dialogue, lines: &[u8]) -> Result<Option<Place>, Ended> {
+        let mut pages = self.pages();
+        if dialogue.taken.is_cancelled() {
+            return Err(Ended::Taken);
+        }
+        let (Some(place), Some(stream)) = (dialogue.place(), &dialogue.stream) else {
+            return Ok(None);
+        };
+        if pages.place.as_ref() == Some(place) {
+            return Ok(None);
+        }
+        if let Some(kept) = &mut pages.kept {
+            let kept = kept
+                .write_all(lines)
+                .and_then(|()| kept.keep(stream, place));
+            kept.map_err(Ended::Io)?;
+        }
+        pages.place = Some(place.clone());
+        pages.stream = Some(stream.clone());
+        Ok(Some(place.clone()))
+    }
+}
+
+/// What is said on one connection.
+pub(super) struct Dialogue {
+    receiver: Receiver,
+    /// The stream that the file is of, if that is known.
+    stream: Option<String>,
+    greeted: bool,
+    /// Cancelled when a newer connection writes.
+    pub(super) taken: CancellationToken,
+}
+
+/// What a message of the sender is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Message {
+    /// Records.
+    Data,
+    /// Something that is said beside them.
+    Control,
+}
+
+impl Dialogue {
+    /// Appends what a receiver says first.
+    pub(super) fn subscribe(&mut self, out: &mut Vec<u8>) {
+        say(&self.receiver.subscribe(), out);
+    }
+
+    /// Takes a message.
+    pub(super) fn hear(&mut self, kind: Kind, payload: &[u8]) -> Result<Message, Wrong> {
+        match self.receiver.hear(kind, payload)? {
+            Heard::Data => return Ok(Message::Data),
+            Heard::Hello(hello) => self.greet(hello)?,
+            Heard::Gap(lost) => tell(lost),
+            Heard::Bye(_) | Heard::Mark | Heard::Life => {}
+        }
+        Ok(Message::Control)
+    }
+
+    fn greet(&mut self, hello: Hello) -> Result<(), Wrong> {
+        if let Some(stream) = self.stream.as_ref().filter(|s| **s != hello.stream) {
+            let words = format!(
+                "the file is of the stream `{stream}`, not `{}`",
+                hello.stream
+            );
+            tracing::error!("{words}; give another --out");
+            return Err(Wrong(words));
+        }
+        if !hello.resumed {
+            tell(hello.lost);
+        }
+        self.greeted = true;
+        self.stream = Some(hello.stream);
+        Ok(())
+    }
+
+    /// Behind which frame it is, once the sender has said where it starts.
+    fn place(&self) -> Option<&Place> {
+        self.receiver.place().filter(|_| self.greeted)
+    }
+}
+
+/// What the sender could not do.
+fn tell(lost: Option<u64>) {
+    let lost = lost.map_or("an unknown number of".to_owned(), |lost| lost.to_string());
+    tracing::warn!(
+        "the sender does not go on where this receiver stands: {lost} records are missing, and others may \
+         come twice"
+    );
+}
+
+/// Appends an acknowledgement.
+pub(super) fn ack(place: Place, out: &mut Vec<u8>) {
+    say(&Request::Ack(place), out);
+}
+
+fn say(request: &Request, out: &mut Vec<u8>) {
+    let text = request.encode();
+    push_header(out, Kind::Text.opcode(), text.len());
+    out.extend_from_slice(text.as_bytes());
+}
