@@ -79,6 +79,7 @@ fn script(language: Language, name: &str) -> Option<Command> {
 
 /// A WebSocket server of another language that appends every record to a file before it reads on.
 pub struct Receiver {
+    script: &'static str,
     language: Language,
     out: PathBuf,
     words: Vec<String>,
@@ -91,14 +92,30 @@ impl Receiver {
     /// Starts one. `words` say how it answers, as the scripts explain: with `reply` it answers each
     /// message once it is written. `None`: not here.
     pub fn start(test: &str, language: Language, out: &Path, words: &[&str]) -> Option<Self> {
+        Self::start_script("receiver", test, language, out, words)
+    }
+
+    /// Starts one in Python that speaks `wirefall.v1` and keeps its place; its words are in the script.
+    pub fn start_v1(test: &str, out: &Path, words: &[&str]) -> Option<Self> {
+        Self::start_script("receiver_v1", test, Language::Python, out, words)
+    }
+
+    fn start_script(
+        script_name: &'static str,
+        test: &str,
+        language: Language,
+        out: &Path,
+        words: &[&str],
+    ) -> Option<Self> {
         let mut receiver = Self {
+            script: script_name,
             language,
             out: out.to_owned(),
             words: words.iter().map(|word| (*word).to_owned()).collect(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             process: None,
         };
-        if script(language, "receiver").is_none() {
+        if script(language, script_name).is_none() {
             return skip(test, &format!("{language:?} with its WebSocket library"));
         }
         receiver.restart();
@@ -112,10 +129,16 @@ impl Receiver {
         }
     }
 
+    /// Waits until it says a line that contains `part`, and returns the rest of that line.
+    pub fn wait_for_line(&mut self, part: &str) -> String {
+        let process = self.process.as_mut().expect("it runs");
+        process.wait_for_line(part)
+    }
+
     /// Starts it again at the same address.
     pub fn restart(&mut self) {
         self.kill();
-        let mut command = script(self.language, "receiver").expect("it was here");
+        let mut command = script(self.language, self.script).expect("it was here");
         command.arg(self.address.port().to_string()).arg(&self.out);
         command.args(&self.words);
         let mut process = Process::start(&mut command);
