@@ -3,8 +3,10 @@
 //! The network delays, stalls, cuts writes anywhere, resets, and falls silent without a word; the peer
 //! loses, garbles and repeats its Pongs, says some that nobody asked for, refuses for a while or until
 //! the credentials are read again, closes, and dies of chosen records; timers are late, and the process
-//! is held up for seconds. Both roles, and all that confirms. What must hold is in `judge`: nothing is
-//! lost (I1), order is kept (I3), the window holds in records and bytes, what is sent twice stays inside
+//! is held up for seconds. Both roles, and all that confirms. A peer that keeps its place forgets at each
+//! break what it has not kept, and there the session dies as well, and begins again at what was written
+//! down of it. What must hold is in `judge`: nothing is lost (I1), nothing is kept twice by a peer that
+//! keeps its place, order is kept (I3), the window holds in records and bytes, what is sent twice stays inside
 //! one window at each break, the account is what was really sent (I2), no good record is failed over, a
 //! silent line is left in time, and the run ends (I4).
 //!
@@ -14,7 +16,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use wirefall::journal::Position;
-use wirefall::sink::websocket::session::{Confirm, Rules, Session};
+use wirefall::sink::websocket::session::{Confirm, Rules, SUBSCRIBE_TIMEOUT, Session};
 
 mod journal;
 mod judge;
@@ -31,11 +33,13 @@ const SEEDS: u64 = 6_000;
 /// What all seeds together must meet so often.
 const OFTEN: u64 = 50;
 const EXPECTED: &[&str] = &[
+    "a place ahead of what was confirmed",
     "an accepted peer that went",
     "carried to the end",
     "credentials refused",
     "given up: confirm",
     "given up: silent",
+    "given up: subscribe",
     "given up: write",
     "held up",
     "not now",
@@ -44,6 +48,7 @@ const EXPECTED: &[&str] = &[
     "refused although it never changes",
     "reset or close",
     "sent again",
+    "session crashed",
     "silence",
 ];
 
@@ -53,7 +58,7 @@ fn ms(ms: u64) -> Duration {
 
 /// Rules of any kind.
 fn rules(random: &mut fastrand::Rng) -> Rules {
-    let role = match random.u32(..8) {
+    let role = match random.u32(..10) {
         0 => Rules::accepted(),
         1 => Rules {
             confirm: Confirm::Written,
@@ -61,6 +66,10 @@ fn rules(random: &mut fastrand::Rng) -> Rules {
         },
         2 | 3 => Rules {
             confirm: Confirm::Message,
+            ..Rules::default()
+        },
+        8 | 9 => Rules {
+            confirm: Confirm::Place,
             ..Rules::default()
         },
         _ => Rules::default(),
@@ -97,6 +106,7 @@ fn faults(random: &mut fastrand::Rng) -> Faults {
         stall: chance(10),
         refused: chance(500),
         held_up: chance(4),
+        crash: chance(4),
         latency_max_ms: u64::from(chance(40)),
         late_max_ms: u64::from(chance(60)),
         bytes_per_ms: match chance(3) {
@@ -129,7 +139,12 @@ fn world(seed: u64) -> World {
     };
     // The keep-alive Ping goes out, or the first that is written, and then one of the timeouts passes;
     // all that is seen late, or after a process that was held up.
-    let silence_max = rules.ping_interval
+    let greeting_max = match rules.confirm {
+        Confirm::Place => SUBSCRIBE_TIMEOUT,
+        _ => Duration::ZERO,
+    };
+    let silence_max = greeting_max
+        + rules.ping_interval
         + rules.confirm_timeout * 2
         + rules.write_timeout * 2
         + rules.close_timeout

@@ -31,6 +31,8 @@ pub struct Faults {
     pub refused: u32,
     /// At each wait: the process is held up, for seconds.
     pub held_up: u32,
+    /// At each wait: the session dies, where the peer keeps its place.
+    pub crash: u32,
     pub latency_max_ms: u64,
     /// How late a timer may be.
     pub late_max_ms: u64,
@@ -59,6 +61,8 @@ pub enum Back {
     Counted(u64),
     /// A message that names a position.
     Below(u64),
+    /// Where the peer goes on.
+    Subscribed(u64),
     Close,
     Reset,
 }

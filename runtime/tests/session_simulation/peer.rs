@@ -1,5 +1,6 @@
 //! The peer: what it makes of what arrives.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use wirefall::sink::websocket::session::{Confirm, PING_BYTES};
@@ -13,6 +14,23 @@ pub enum Replies {
     InOrder,
     Count,
     Name,
+}
+
+/// A peer that keeps its place.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Keeper {
+    /// What it has heard on this connection.
+    heard_to: u64,
+    /// What is durable with it.
+    kept_to: u64,
+}
+
+impl Keeper {
+    /// What it is told by `hello`.
+    pub fn starts_at(&mut self, from: u64) {
+        self.heard_to = from;
+        self.kept_to = from;
+    }
 }
 
 impl World {
@@ -56,14 +74,54 @@ impl World {
                 if records.clone().any(|record| self.poisons.contains(&record)) {
                     return self.peer_dies(answered, Back::Reset);
                 }
+                if self.rules.confirm == Confirm::Place {
+                    return self.keeper_hears(answered, records);
+                }
                 let bytes = self.bytes_of(records.clone());
                 self.judge.handles(records.clone(), bytes);
                 if self.rules.confirm == Confirm::Message {
                     self.reply(answered, records.end);
                 }
             }
-            Sent::Ping(payload) => self.pong(answered, payload),
+            Sent::Ping(payload) => {
+                self.pong(answered, payload);
+                if self.rules.confirm == Confirm::Place {
+                    self.keep(answered, true);
+                }
+            }
             Sent::Close => self.say(answered, Back::Close),
+        }
+    }
+
+    /// A peer that keeps its place has a connection: it says where it is.
+    pub fn keeper_subscribes(&mut self, at: Duration) {
+        self.keeper.heard_to = self.keeper.kept_to;
+        // A peer that never said it is refused: that is another test.
+        if self.proven && self.happens(self.faults.lost_pong) {
+            return;
+        }
+        self.say(at, Back::Subscribed(self.keeper.kept_to));
+    }
+
+    fn keeper_hears(&mut self, at: Duration, records: Range<u64>) {
+        let (seed, heard_to) = (self.seed, self.keeper.heard_to);
+        assert_eq!(records.start, heard_to, "seed {seed}: a gap or a turn (I3)");
+        self.keeper.heard_to = records.end;
+        if self.random.bool() {
+            let acknowledges = self.random.bool();
+            self.keep(at, acknowledges);
+        }
+    }
+
+    /// Makes durable what it has heard, and may say so.
+    fn keep(&mut self, at: Duration, acknowledges: bool) {
+        let Keeper { heard_to, kept_to } = self.keeper;
+        if heard_to > kept_to {
+            self.judge.handles(kept_to..heard_to, 0);
+            self.keeper.kept_to = heard_to;
+        }
+        if acknowledges {
+            self.say(at, Back::Below(heard_to));
         }
     }
 

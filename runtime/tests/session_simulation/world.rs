@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use wirefall::journal::{Chunk, Marks, Position};
 use wirefall::sink::websocket::session::{
-    DialFailure, Failure, GivenUp, Order, Piece, Rules, Session, Step, Wait,
+    Confirm, DialFailure, Failure, GivenUp, Order, Piece, Rules, Session, Step, Wait,
 };
 
 use crate::judge::Judge;
 use crate::ms;
 use crate::network::{Back, Connection, Faults, Sent};
-use crate::peer::Replies;
+use crate::peer::{Keeper, Replies};
 
 const STEPS_MAX: u64 = 400_000;
 /// The shell's buffer.
@@ -25,7 +25,7 @@ pub type Seen = BTreeMap<&'static str, u64>;
 
 /// See the module.
 pub struct World {
-    seed: u64,
+    pub seed: u64,
     pub random: fastrand::Rng,
     now: Duration,
     pub rules: Rules,
@@ -37,6 +37,9 @@ pub struct World {
     /// Records that kill the peer when it reads them.
     pub poisons: BTreeSet<u64>,
     pub replies: Replies,
+    pub keeper: Keeper,
+    /// Where a session that dies now begins again at the earliest.
+    written_down: u64,
     pub judge: Judge,
     pub connection: Option<Connection>,
     dialing: Option<Duration>,
@@ -80,6 +83,8 @@ impl World {
             faults,
             poisons,
             replies,
+            keeper: Keeper::default(),
+            written_down: 0,
             judge,
             connection: None,
             dialing: None,
@@ -257,6 +262,7 @@ impl World {
             GivenUp::ConfirmTimeout => "given up: confirm",
             GivenUp::WriteTimeout => "given up: write",
             GivenUp::Silent => "given up: silent",
+            GivenUp::NeverSubscribed => "given up: subscribe",
         });
         if matches!(why, GivenUp::ProbeUnanswered { .. }) {
             self.probes_unanswered += 1;
@@ -298,6 +304,11 @@ impl World {
         if self.happens(self.faults.held_up) {
             return self.held_up();
         }
+        // A record may go to the failover once more than it should where this is not known any more.
+        let dies = self.rules.confirm == Confirm::Place && self.poisons.is_empty();
+        if dies && self.happens(self.faults.crash) {
+            return self.crash();
+        }
         if self.appended < self.records && self.random.u32(..3) == 0 {
             self.appended = self.chunk_at(self.appended).end().0;
             return;
@@ -334,6 +345,23 @@ impl World {
             2 => self.kernel_takes(),
             _ => {}
         }
+    }
+
+    /// The process dies, and another begins where the notes say: they are written a little later.
+    fn crash(&mut self) {
+        self.see("session crashed");
+        self.lost();
+        let confirmed = self.session.confirmed().0;
+        self.written_down = self.random.u64(self.written_down..=confirmed);
+        let (rules, from) = (self.rules.clone(), Position(self.written_down));
+        self.session = Session::new(rules, from, self.random.u64(..));
+        self.judge.restarts();
+        self.dialing = None;
+        self.reread = false;
+        self.dial_not_before = Duration::ZERO;
+        self.connected_once = false;
+        self.proven = false;
+        self.probes_unanswered = 0;
     }
 
     /// The process stands still, and the world does not: what has come meanwhile waits in the kernel.
@@ -378,6 +406,10 @@ impl World {
         self.session.connected(self.now);
         self.probed = self.session.is_open();
         self.judge.connected(self.now, &self.session);
+        if self.rules.confirm == Confirm::Place {
+            let at = self.now + self.latency();
+            self.keeper_subscribes(at);
+        }
     }
 
     fn kernel_takes(&mut self) {
@@ -415,6 +447,22 @@ impl World {
                 if self.session.is_open() {
                     self.probes_unanswered = 0;
                 }
+            }
+            Back::Subscribed(to) => {
+                if Position(to) > self.session.confirmed() {
+                    self.see("a place ahead of what was confirmed");
+                }
+                self.session.subscribed(self.now, Position(to));
+                // Further on only where the record there went to the failover.
+                let from = self.session.position().0;
+                let seed = self.seed;
+                let told = (to..from).all(|record| self.poisons.contains(&record));
+                assert!(told, "seed {seed}: {from} instead of {to}");
+                self.keeper.starts_at(from);
+                self.judge.subscribed(&self.session);
+                self.probed |= self.session.is_open();
+                self.proven = true;
+                self.probes_unanswered = 0;
             }
             Back::Reply => self.session.replied(self.now, 1),
             Back::Counted(frames) => self.session.counted(self.now, frames),
