@@ -2,7 +2,7 @@
 //!
 //! Owns both files: what was written beyond the place that was kept is cut off when the file is opened
 //! again, so that whoever goes on at the place has each record exactly once. Asks nobody for records.
-//! Called by `wirefall subscribe`.
+//! Called by `wirefall subscribe` and by `receiver`.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
@@ -53,6 +53,23 @@ pub enum KeptError {
 }
 
 impl Kept {
+    /// The same, but a file that has something in it and no place beside it is not ours to empty. For
+    /// those who keep a place before the first record.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub fn open_own(path: &Path) -> Result<Self, KeptError> {
+        let metadata = std::fs::metadata(path).ok();
+        let has_content = metadata.is_some_and(|file| file.is_file() && file.len() > 0);
+        if has_content && !place_path(path).exists() {
+            return Err(KeptError::Unfit(format!(
+                "{} has something in it and no place beside it: take another file, or move it away",
+                path.display()
+            )));
+        }
+        Self::open(path)
+    }
+
     /// Opens `path`, cut off at the place that is kept beside it. Without one it begins anew, empty.
     ///
     /// # Errors
@@ -62,9 +79,7 @@ impl Kept {
             path: path.to_owned(),
             error,
         };
-        let mut place_path = path.as_os_str().to_owned();
-        place_path.push(".place");
-        let place_path = PathBuf::from(place_path);
+        let place_path = place_path(path);
         let mut options = OpenOptions::new();
         let file = options.create(true).append(true).open(path).map_err(io)?;
         match file.try_lock() {
@@ -146,6 +161,12 @@ impl Write for Kept {
     }
 }
 
+fn place_path(path: &Path) -> PathBuf {
+    let mut place_path = path.as_os_str().to_owned();
+    place_path.push(".place");
+    PathBuf::from(place_path)
+}
+
 fn read(path: &Path) -> Result<Option<Mark>, KeptError> {
     let text = match std::fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -193,6 +214,23 @@ mod tests {
         drop(kept);
         assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\nthree\n");
         assert_eq!(Kept::open(&path).unwrap().place(), Some(&place("a.2", 1)));
+    }
+
+    #[test]
+    fn a_file_that_is_not_ours_is_not_emptied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.ndjson");
+        let mut kept = Kept::open_own(&path).unwrap();
+        kept.keep("s", &place("a.0", 0)).unwrap();
+        kept.write_all(b"one\n").unwrap();
+        kept.flush().unwrap();
+        drop(kept);
+        drop(Kept::open_own(&path).unwrap());
+        std::fs::write(&path, "mine").unwrap();
+        std::fs::remove_file(folder.path().join("out.ndjson.place")).unwrap();
+        let refused = Kept::open_own(&path).err().unwrap().to_string();
+        assert!(refused.contains("no place beside it"), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
     }
 
     #[test]

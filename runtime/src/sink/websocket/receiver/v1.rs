@@ -40,7 +40,7 @@ pub(super) enum Ended {
 impl Book {
     /// Opens the file, cut off at its place.
     pub(super) fn open(path: Option<&Path>) -> Result<Self, KeptError> {
-        let kept = path.map(Kept::open).transpose()?;
+        let kept = path.map(Kept::open_own).transpose()?;
         let place = kept.as_ref().and_then(Kept::place).cloned();
         let stream = kept.as_ref().and_then(Kept::stream).map(str::to_owned);
         Ok(Self(Mutex::new(Pages {
@@ -63,7 +63,7 @@ impl Book {
         Dialogue {
             receiver: Receiver::new(Wanted::default(), pages.place.clone()),
             stream: pages.stream.clone(),
-            greeted: false,
+            from: None,
             taken,
         }
     }
@@ -80,11 +80,17 @@ impl Book {
         if pages.place.as_ref() == Some(place) {
             return Ok(None);
         }
+        let is_first = pages.place.is_none();
         if let Some(kept) = &mut pages.kept {
-            let kept = kept
-                .write_all(lines)
-                .and_then(|()| kept.keep(stream, place));
-            kept.map_err(Ended::Io)?;
+            let mut keep = || {
+                if is_first && let Some(from) = &dialogue.from {
+                    // A file with records has a place, whenever we are killed.
+                    kept.keep(stream, from)?;
+                }
+                kept.write_all(lines)?;
+                kept.keep(stream, place)
+            };
+            keep().map_err(Ended::Io)?;
         }
         pages.place = Some(place.clone());
         pages.stream = Some(stream.clone());
@@ -97,7 +103,8 @@ pub(super) struct Dialogue {
     receiver: Receiver,
     /// The stream that the file is of, if that is known.
     stream: Option<String>,
-    greeted: bool,
+    /// Where the sender has said that it starts.
+    from: Option<Place>,
     /// Cancelled when a newer connection writes.
     pub(super) taken: CancellationToken,
 }
@@ -140,14 +147,14 @@ impl Dialogue {
         if !hello.resumed {
             tell(hello.lost);
         }
-        self.greeted = true;
+        self.from = self.receiver.place().cloned();
         self.stream = Some(hello.stream);
         Ok(())
     }
 
     /// Behind which frame it is, once the sender has said where it starts.
     fn place(&self) -> Option<&Place> {
-        self.receiver.place().filter(|_| self.greeted)
+        self.receiver.place().filter(|_| self.from.is_some())
     }
 }
 

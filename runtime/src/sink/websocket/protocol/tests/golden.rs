@@ -161,6 +161,10 @@ fn control_frames_are_written_as_ever() {
         sender.mark(Position(u64::MAX), &mut out);
         assert_eq!(out.len(), 2 + usize::from(out[1]));
         out.clear();
+        sender.mark_apart(Duration::ZERO, Position(81_412), &mut out);
+        assert_eq!(out[..2], [opcode, 43]);
+        assert_eq!(out[2..], *br#"{"type":"mark","position":"5f3a9c.81412.a"}"#);
+        out.clear();
         sender.bye(Duration::ZERO, Reason::Restart, &mut out);
         assert_eq!(out[0], opcode);
         let bye = Notice::parse(&out[2..]).expect("a notice");
