@@ -71,6 +71,27 @@ fn i1_the_push_example_loses_nothing() {
     );
 }
 
+/// Once each, although the receiver breaks the connection again and again.
+#[test]
+fn i1_the_once_example_brings_each_record_once() {
+    let folder = Folder::new();
+    let out = folder.path("out.ndjson");
+    let out = out.to_str().expect("a path in UTF-8");
+    let words = ["receive", "127.0.0.1:0", "--ack", "wirefall.v1", "--out", out];
+    let faults = ["--break-every", "500", "--break-times", "3"];
+    let mut receiver = wirefall([&words[..], &faults].concat());
+    let address = receiver.wait_for_line("receiving on ");
+    let address = address.split(',').next().expect("an address");
+    let pipeline = example_file("once", &folder);
+    let mut command = wirefall_tests::process::command(["run".as_ref(), pipeline.as_os_str()]);
+    let mut run = Process::start(command.env("ONCE_URL", address));
+    run.wait_for_line("exactly once, whichever side crashes");
+    run.wait().expect(0);
+    let flights = root().join("examples/flights/flights.ndjson");
+    let sent = std::fs::read_to_string(flights).expect("a file");
+    assert!(folder.read("out.ndjson") == sent, "each once, in order");
+}
+
 /// How many different notices the example's input gives, counted without Wirefall.
 fn late_flights() -> usize {
     let text =
