@@ -77,7 +77,14 @@ fn i1_the_once_example_brings_each_record_once() {
     let folder = Folder::new();
     let out = folder.path("out.ndjson");
     let out = out.to_str().expect("a path in UTF-8");
-    let words = ["receive", "127.0.0.1:0", "--ack", "wirefall.v1", "--out", out];
+    let words = [
+        "receive",
+        "127.0.0.1:0",
+        "--ack",
+        "wirefall.v1",
+        "--out",
+        out,
+    ];
     let faults = ["--break-every", "500", "--break-times", "3"];
     let mut receiver = wirefall([&words[..], &faults].concat());
     let address = receiver.wait_for_line("receiving on ");

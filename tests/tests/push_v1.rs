@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use wirefall_tests::peers::{Receiver, free_address};
 use wirefall_tests::pushing::{all_delivered, receive, received, wait_for_records};
 use wirefall_tests::records::{lines, write_numbered};
+use wirefall_tests::tiny::Tiny;
 use wirefall_tests::{Folder, Process, Signal, pipelines, wait_until, wirefall};
 
 const JOURNAL: &str = "journal: { driver: disk, path: journal }\n";
@@ -173,6 +174,53 @@ fn i1_a_record_that_kills_its_receiver_is_taken_out_of_its_frame() {
         let expected = lines(0..1234) + &lines(1235..3000);
         assert!(rows == expected, "{framing}: each other record once");
     }
+}
+
+/// A receiver whose disk is full ends, with nothing acknowledged that it has not; with room it goes on.
+#[test]
+fn i1_a_full_disk_under_the_receiver_loses_nothing_and_repeats_nothing() {
+    let folder = Folder::new();
+    let disk = folder.path("disk");
+    let Some(_disk) = Tiny::mount(&disk, 4096) else {
+        return;
+    };
+    std::fs::write(disk.join("filler"), vec![0; 3 << 20]).expect("it fits");
+    let address = free_address();
+    write_numbered(&folder.path("input.ndjson"), 20_000);
+    pipeline(&folder, address, &[], &[], JOURNAL);
+    let out = disk.join("out.ndjson");
+    let (at, out) = (address.to_string(), out.to_str().expect("a path in UTF-8"));
+    let words = [&["receive", &at, "--out", out][..], &V1].concat();
+    let mut receiver = wirefall(&words);
+    receiver.wait_for_line("receiving on");
+    let run = start(&folder);
+    let ended = receiver.wait().expect(1);
+    assert!(ended.stderr.contains("No space left"), "{}", ended.stderr);
+    std::fs::remove_file(disk.join("filler")).expect("it was there");
+    let mut receiver = wirefall(&words);
+    receiver.wait_for_line("receiving on");
+    run.wait().expect(0);
+    assert!(
+        folder.read("disk/out.ndjson") == lines(0..20_000),
+        "each once"
+    );
+}
+
+/// What is not ours is not emptied.
+#[test]
+fn a_file_without_a_place_is_left_alone() {
+    let folder = Folder::new();
+    folder.write("out.ndjson", "mine\n");
+    let out = folder.path("out.ndjson");
+    let out = out.to_str().expect("a path in UTF-8");
+    let words = [&["receive", "127.0.0.1:0", "--out", out][..], &V1].concat();
+    let ended = wirefall(words).wait().expect(2);
+    assert!(
+        ended.stderr.contains("no place beside it"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(folder.read("out.ndjson"), "mine\n");
 }
 
 /// A journal in memory begins a new numbering: that is told on both sides, and nothing is left out.

@@ -4,6 +4,7 @@ use super::*;
 use crate::journal::{Chunk, Frame, Marks};
 
 mod giving_up;
+mod places;
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
