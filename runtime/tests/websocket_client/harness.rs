@@ -229,8 +229,8 @@ pub fn assert_all(lines: &[String], records: usize) {
     assert_eq!(next, records, "records that arrived");
 }
 
-/// A peer of the library's own making: answers Pings, and hands each connection and its headers to
-/// `serve`.
+/// A peer of the library's own making: answers Pings, takes the subprotocol that is offered, and hands
+/// each connection and its headers to `serve`.
 pub async fn library_peer<F, R>(status: fn(&str) -> u16, serve: F) -> String
 where
     F: Fn(usize, WebSocketStream<TcpStream>) -> R + Send + 'static,
@@ -243,7 +243,11 @@ where
         loop {
             let (tcp, _) = listener.accept().await.unwrap();
             #[expect(clippy::result_large_err, reason = "the library's type")]
-            let callback = |request: &Request, response: Response| {
+            let callback = |request: &Request, mut response: Response| {
+                if let Some(offered) = request.headers().get("sec-websocket-protocol") {
+                    let headers = response.headers_mut();
+                    headers.insert("sec-websocket-protocol", offered.clone());
+                }
                 let token = request.headers().get("authorization");
                 let token = token.and_then(|token| token.to_str().ok());
                 match status(token.unwrap_or_default()) {

@@ -5,6 +5,7 @@
 mod credentials;
 mod harness;
 mod lines;
+mod places;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
