@@ -177,3 +177,41 @@ fn say(request: &Request, out: &mut Vec<u8>) {
     push_header(out, Kind::Text.opcode(), text.len());
     out.extend_from_slice(text.as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: &[u8] = br#"{"type":"hello","stream":"s","epoch":"a","head":"a.9","from":"a.1","resumed":true,"lost":0,"data":"text","heartbeat_ms":100}"#;
+
+    #[test]
+    fn i1_only_the_newest_connection_writes_and_it_begins_where_all_is_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.ndjson");
+        let book = Book::open(Some(&path)).unwrap();
+        let said = |dialogue: &mut Dialogue| {
+            let mut out = Vec::new();
+            dialogue.subscribe(&mut out);
+            String::from_utf8(out[2..].to_vec()).unwrap()
+        };
+        let mut first = book.begin();
+        assert_eq!(said(&mut first), r#"{"type":"subscribe"}"#);
+        assert!(book.keep(&first, b"").unwrap().is_none(), "before hello");
+        assert_eq!(first.hear(Kind::Binary, HELLO), Ok(Message::Control));
+        assert_eq!(first.hear(Kind::Text, b"one"), Ok(Message::Data));
+        let place = book.keep(&first, b"one\n").unwrap().expect("a place");
+        assert_eq!((place.position.as_str(), place.since), ("a.1", 1));
+        assert_eq!(first.hear(Kind::Text, b"two"), Ok(Message::Data));
+
+        let mut second = book.begin();
+        assert!(first.taken.is_cancelled() && !second.taken.is_cancelled());
+        assert!(matches!(book.keep(&first, b"two\n"), Err(Ended::Taken)));
+        let subscribe = r#"{"type":"subscribe","from":"a.1","since":1}"#;
+        assert_eq!(said(&mut second), subscribe);
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\n");
+        // A stream that the file is not of.
+        let other = String::from_utf8_lossy(HELLO).replace("\"s\"", "\"t\"");
+        assert!(second.hear(Kind::Binary, other.as_bytes()).is_err());
+        assert!(book.keep(&second, b"").unwrap().is_none());
+    }
+}
