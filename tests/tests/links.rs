@@ -100,13 +100,19 @@ const SOURCES: [&str; 6] = [".rs", ".md", ".wit", ".yaml", ".toml", ".py"];
 /// Names that stand for whatever a user has.
 const PLACEHOLDERS: [&str; 4] = ["NAME", "FILE", "PATH", "target/"];
 
+/// What starts so is a media type, and no path.
+const MEDIA_TYPES: [&str; 2] = ["application/", "text/"];
+
 fn is_path(code: &str) -> bool {
     code.starts_with(|first: char| first.is_ascii_alphanumeric())
         && code
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c))
         && (code.contains('/') || SOURCES.iter().any(|end| code.ends_with(end)))
-        && !PLACEHOLDERS.iter().any(|start| code.starts_with(start))
+        && !PLACEHOLDERS
+            .iter()
+            .chain(&MEDIA_TYPES)
+            .any(|start| code.starts_with(start))
 }
 
 /// A path may be named by its last parts, as one says it, and a module without `.rs`.
