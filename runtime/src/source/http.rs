@@ -9,14 +9,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::body::Bounds;
+use self::body::{Bounds, Cut};
 use self::desk::{Desk, Posted};
 use self::keys::Keys;
 use self::serve::Server;
@@ -82,7 +81,8 @@ struct Config {
     /// Longest record; a post with a longer one is answered 413.
     #[serde(default = "defaults::record_max")]
     record_max: ByteSize,
-    /// Most bytes of bodies that are not answered yet; what comes beyond is answered 429.
+    /// Most bytes of bodies that are not answered yet, a record counting 8 at least; what comes beyond is
+    /// answered 429.
     #[serde(default = "defaults::in_flight")]
     in_flight: ByteSize,
     /// Most posts that are not answered yet; further ones are answered 429.
@@ -277,8 +277,8 @@ struct Posts {
     received: mpsc::UnboundedReceiver<Posted>,
     desk: Desk,
     limits: BatchLimits,
-    /// Records that wait for their batch.
-    pending: VecDeque<Bytes>,
+    /// Posts with records that wait for their batch.
+    pending: VecDeque<Cut>,
     /// The position before the first of them.
     start: u64,
     /// The position after the last.
@@ -300,7 +300,7 @@ impl Posts {
         // Cancel-safe: nothing waits between here and the end.
         for records in self.desk.take_in(posts, self.position) {
             self.position += records.len() as u64;
-            self.pending.extend(records);
+            self.pending.push_back(records);
         }
     }
 
@@ -308,9 +308,12 @@ impl Posts {
         let mut payloads = Column::default();
         while payloads.len() < self.limits.records_max
             && payloads.bytes.len() < self.limits.bytes_max
-            && let Some(record) = self.pending.pop_front()
+            && let Some(post) = self.pending.front_mut()
         {
-            payloads.push(&record);
+            match post.pop() {
+                Some(record) => payloads.push(record),
+                None => drop(self.pending.pop_front()),
+            }
         }
         let start = self.start;
         self.start += payloads.len() as u64;

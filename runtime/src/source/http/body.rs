@@ -1,7 +1,10 @@
 //! Bodies: which records a post has.
 //!
-//! Owns the types that are understood and the bounds of a record. Pure, and copies nothing. Called by
-//! `serve`.
+//! Owns the types that are understood, the bounds of a record, and records that are cut and not copied.
+//! Pure. Called by `serve`; what it cut is handed through `desk` to the reader.
+
+use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -14,6 +17,43 @@ pub(super) struct Bounds {
     pub(super) body_bytes_max: usize,
     /// Longest record.
     pub(super) record_bytes_max: usize,
+}
+
+/// The records of a body, which are where they came.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cut {
+    body: Bytes,
+    /// Where those are that were not taken yet.
+    records: VecDeque<Range<u32>>,
+}
+
+impl Cut {
+    /// So many records are left in it.
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The next record.
+    pub(super) fn pop(&mut self) -> Option<&[u8]> {
+        let Range { start, end } = self.records.pop_front()?;
+        Some(&self.body[start as usize..end as usize])
+    }
+
+    /// Leaves out the first so many.
+    pub(super) fn skip(&mut self, count: u64) {
+        let count = usize::try_from(count).map_or(self.len(), |count| count.min(self.len()));
+        self.records.drain(..count);
+    }
+
+    /// Bytes of the body.
+    pub(super) fn bytes(&self) -> u64 {
+        self.body.len() as u64
+    }
+
+    /// Bytes that are remembered beside the body.
+    pub(super) fn bytes_beside(&self) -> u64 {
+        (self.len() * size_of::<Range<u32>>()) as u64
+    }
 }
 
 /// How a body holds its records.
@@ -58,12 +98,12 @@ impl Kind {
         }
     }
 
-    /// The records of a body: one at least.
-    pub(super) fn records(self, body: &Bytes, bounds: Bounds) -> Result<Vec<Bytes>, Unfit> {
+    /// The records of a body, which has 4 GiB at most: one at least.
+    pub(super) fn cut(self, body: Bytes, bounds: Bounds) -> Result<Cut, Unfit> {
         let records = match self {
-            Self::Record => vec![body.clone()],
-            Self::Json => json(body)?,
-            Self::Lines => lines(body),
+            Self::Record => vec![&body[..]],
+            Self::Json => json(&body)?,
+            Self::Lines => lines(&body),
         };
         if records.is_empty() || body.is_empty() {
             return Err(Unfit::new(
@@ -72,27 +112,31 @@ impl Kind {
             ));
         }
         let most = bounds.record_bytes_max;
-        match records.iter().position(|record| record.len() > most) {
-            None => Ok(records),
-            Some(index) => Err(Unfit::new(
+        if let Some(index) = records.iter().position(|record| record.len() > most) {
+            return Err(Unfit::new(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 format!(
                     "record {index} has {} bytes, and may have {most} (`record_max`); none was taken",
                     records[index].len()
                 ),
-            )),
+            ));
         }
+        let at = |record: &&[u8]| {
+            let start = (record.as_ptr() as usize - body.as_ptr() as usize) as u32;
+            start..start + record.len() as u32
+        };
+        let records = records.iter().map(at).collect();
+        Ok(Cut { body, records })
     }
 }
 
-fn lines(body: &Bytes) -> Vec<Bytes> {
+fn lines(body: &[u8]) -> Vec<&[u8]> {
     let lines = body.split(|byte| *byte == b'\n');
     let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let lines = lines.filter(|line| !line.is_empty());
-    lines.map(|line| body.slice_ref(line)).collect()
+    lines.filter(|line| !line.is_empty()).collect()
 }
 
-fn json(body: &Bytes) -> Result<Vec<Bytes>, Unfit> {
+fn json(body: &[u8]) -> Result<Vec<&[u8]>, Unfit> {
     let wrong = |error| {
         Unfit::new(
             StatusCode::BAD_REQUEST,
@@ -104,8 +148,10 @@ fn json(body: &Bytes) -> Result<Vec<Bytes>, Unfit> {
         true => serde_json::from_slice(body).map_err(wrong)?,
         false => vec![serde_json::from_slice(body).map_err(wrong)?],
     };
-    let slice = |record: &RawValue| body.slice_ref(record.get().as_bytes());
-    Ok(records.into_iter().map(slice).collect())
+    Ok(records
+        .into_iter()
+        .map(|record| record.get().as_bytes())
+        .collect())
 }
 
 #[cfg(test)]
@@ -121,9 +167,12 @@ mod tests {
         let status = |unfit: Unfit| unfit.status.as_u16();
         let kind = Kind::of(Some(content_type)).map_err(status)?;
         let body = Bytes::copy_from_slice(body.as_bytes());
-        let records = kind.records(&body, BOUNDS).map_err(status)?;
-        let text = |record: &Bytes| String::from_utf8_lossy(record).into_owned();
-        Ok(records.iter().map(text).collect())
+        let mut cut = kind.cut(body, BOUNDS).map_err(status)?;
+        let mut records = Vec::new();
+        while let Some(record) = cut.pop() {
+            records.push(String::from_utf8_lossy(record).into_owned());
+        }
+        Ok(records)
     }
 
     #[test]
@@ -148,6 +197,19 @@ mod tests {
                 "{content_type} {body:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_was_taken_before_is_left_out() {
+        let cut = |skipped| {
+            let body = Bytes::from_static(b"a\nb\nc");
+            let mut cut = Kind::Lines.cut(body, BOUNDS).unwrap();
+            cut.skip(skipped);
+            (cut.len(), cut.pop().map(<[u8]>::to_vec))
+        };
+        assert_eq!(cut(0), (3, Some(b"a".to_vec())));
+        assert_eq!(cut(2), (1, Some(b"c".to_vec())));
+        assert_eq!(cut(u64::MAX), (0, None));
     }
 
     #[test]

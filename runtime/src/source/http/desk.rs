@@ -6,16 +6,18 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use super::body::Cut;
 use super::keys::{Claim, Intent, Key, Keys};
 
 /// Most rejections that an answer tells one by one (I4); `accepted` counts all.
 const REJECTED_MAX: usize = 1000;
 /// Longest reason of one.
 const REASON_BYTES_MAX: usize = 512;
+/// Most bytes of reasons that are remembered of a post that has a key (I4).
+const REMEMBERED_BYTES_MAX: usize = 1024;
 
 /// What became of a post.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -25,7 +27,8 @@ pub(super) struct Outcome {
     /// Those that came through the formatters; `None` where only a run before this one knew.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) accepted: Option<u64>,
-    /// Those that did not: they are in the failover, or dropped as the pipeline says.
+    /// Those that did not: they are in the failover, or dropped as the pipeline says. `None` where it is
+    /// not known any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rejected: Option<Vec<Rejected>>,
     /// It was taken before, and not again.
@@ -43,6 +46,20 @@ pub(super) struct Rejected {
 }
 
 impl Outcome {
+    /// As it is told to those who post the same again.
+    fn remembered(&self) -> Self {
+        let rejected = self.rejected.as_deref().unwrap_or_default();
+        let bytes: usize = rejected
+            .iter()
+            .map(|one| one.reason.len() + size_of::<Rejected>())
+            .sum();
+        Self {
+            rejected: (bytes <= REMEMBERED_BYTES_MAX).then(|| rejected.to_vec()),
+            replayed: true,
+            ..*self
+        }
+    }
+
     /// Of a post that a run before this one took.
     pub(super) fn recalled(records: u64) -> Self {
         Self {
@@ -56,7 +73,7 @@ impl Outcome {
 
 /// A post on its way to the reader.
 pub(super) struct Posted {
-    pub(super) records: Vec<Bytes>,
+    pub(super) records: Cut,
     pub(super) key: Option<Key>,
     /// How many of its records were taken by an earlier run, and are not among `records`.
     pub(super) from: u64,
@@ -124,7 +141,7 @@ impl Desk {
     /// Posts records.
     pub(super) fn post(
         &self,
-        mut records: Vec<Bytes>,
+        mut records: Cut,
         key: Option<Key>,
         held: Vec<OwnedSemaphorePermit>,
     ) -> Result<Post, Untaken> {
@@ -136,17 +153,12 @@ impl Desk {
         if let Some(key) = &key {
             match state.keys.claim(key) {
                 Claim::Take(done) => from = done,
-                Claim::Taken(outcome) => {
-                    return Ok(Post::Taken(Outcome {
-                        replayed: true,
-                        ..outcome
-                    }));
-                }
+                Claim::Taken(outcome) => return Ok(Post::Taken(outcome)),
                 Claim::Busy => return Err(Untaken::Busy),
                 Claim::Differs => return Err(Untaken::Differs),
             }
         }
-        records.drain(..from as usize);
+        records.skip(from);
         let (answer, waits) = oneshot::channel();
         let posted = Posted {
             records,
@@ -162,7 +174,7 @@ impl Desk {
 
     /// Takes posts in, of which the first begins at `position`: gives the records of each. Where it cannot
     /// be written down what they are about to become, none is taken.
-    pub(super) fn take_in(&self, posts: Vec<Posted>, position: u64) -> Vec<Vec<Bytes>> {
+    pub(super) fn take_in(&self, posts: Vec<Posted>, position: u64) -> Vec<Cut> {
         let mut first = position;
         let mut all = Vec::with_capacity(posts.len());
         let mut waiting = Vec::with_capacity(posts.len());
@@ -224,7 +236,7 @@ impl Desk {
                 replayed: false,
             };
             if let Some(intent) = one.intent() {
-                state.keys.settle(intent, outcome.clone());
+                state.keys.settle(intent, outcome.remembered());
             }
             // Whoever is gone asks again with the key, or does not.
             let _ = one.answer.send(outcome);

@@ -24,7 +24,7 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
 use super::Plan;
-use super::body::{Kind, Unfit};
+use super::body::{Cut, Kind, Unfit};
 use super::desk::{Desk, Outcome, Post, Untaken};
 use super::keys::{KEY_BYTES_MAX, Key};
 use crate::credentials::Scope;
@@ -267,10 +267,10 @@ async fn post(
     let _counted = Counted::new(server);
     let request = Arc::clone(&server.requests).try_acquire_owned();
     let request = request.map_err(|_| full("requests_max"))?;
-    let held = vec![request, bytes];
-    let records = kind.records(&body, server.plan.bounds).map_err(unfit)?;
     let key = key.flatten();
     let key = key.map(|key| Key::new(key, content_type.unwrap_or_default(), &body));
+    let records = kind.cut(body, server.plan.bounds).map_err(unfit)?;
+    let held = vec![request, bytes, beside(server, &records)?];
     let outcome = match server.desk.post(records, key, held) {
         Ok(Post::Taken(outcome)) => outcome,
         Ok(Post::Waits(outcome)) => outcome.await.map_err(|_| {
@@ -318,7 +318,26 @@ fn room(
     if length > most {
         return Err(too_large(server));
     }
-    let permits = u32::try_from(length.div_ceil(PERMIT_BYTES)).expect("a body has a GiB at most");
+    hold(server, length)
+}
+
+/// What tiny records take of what may be in flight beyond their body's share: then it is what is remembered
+/// of them that counts, and not they.
+fn beside(server: &Server, records: &Cut) -> Result<OwnedSemaphorePermit, Box<Answer>> {
+    let bytes = records.bytes_beside();
+    if bytes > server.plan.in_flight {
+        let reason = format!(
+            "{} records in one post are too many for `in_flight`; none was taken",
+            records.len()
+        );
+        return Err(Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, &reason)));
+    }
+    hold(server, bytes.saturating_sub(records.bytes()))
+}
+
+/// So many bytes of what may be in flight.
+fn hold(server: &Server, bytes: u64) -> Result<OwnedSemaphorePermit, Box<Answer>> {
+    let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).expect("a body has a GiB at most");
     let bytes = Arc::clone(&server.bytes).try_acquire_many_owned(permits);
     bytes.map_err(|_| full("in_flight"))
 }

@@ -214,6 +214,41 @@ async fn i4_what_is_in_flight_is_bounded() {
     }
 }
 
+/// Records of one byte cost what is remembered of them.
+#[tokio::test]
+async fn i4_tiny_records_count_as_what_they_cost() {
+    let folder = tempfile::tempdir().unwrap();
+    let bounds = json!({"body_max": "2KiB", "in_flight": "4KiB"});
+    let (mut source, door) = source(&folder, bounds, None).await;
+    let answer = door.ask("POST", "/in", &[LINES], &"x\n".repeat(513)).await;
+    assert_eq!(answer.status, 413, "{answer:?}");
+    let waits = door.post(&[LINES], &"x\n".repeat(512));
+    let (records, checkpoint) = read(&mut source, 512).await;
+    assert_eq!(records, vec!["x"; 512]);
+    assert_eq!(door.ask("POST", "/in", &[TEXT], "y").await.status, 429);
+    source.committer.commit(&checkpoint).await.unwrap();
+    assert_eq!(soon(waits).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn i4_of_long_reasons_it_is_remembered_how_many_there_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut source, door) = source(&folder, json!({}), None).await;
+    let keyed = [LINES, "Idempotency-Key: k"];
+    let first = door.post(&keyed, "a\nb\nc\nd");
+    read(&mut source, 4).await;
+    for position in 0..3 {
+        let reason = "why ".repeat(1000);
+        source.committer.failed(&partition(), position, &reason);
+    }
+    source.committer.commit(&at(4)).await.unwrap();
+    let told = soon(first).await.unwrap().json();
+    assert_eq!(told["rejected"][2]["reason"].as_str().unwrap().len(), 512);
+    let again = door.ask("POST", "/in", &keyed, "a\nb\nc\nd").await;
+    let told = json!({"records": 4, "accepted": 1, "replayed": true});
+    assert_eq!((again.status, again.json()), (200, told));
+}
+
 #[tokio::test]
 async fn i1_a_key_is_taken_once() {
     let folder = tempfile::tempdir().unwrap();
