@@ -1,7 +1,7 @@
 //! The compliance test that every source passes: what the pipeline relies on, checked on each.
 
 use std::fs::File;
-use std::io::{PipeWriter, Write};
+use std::io::{PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -433,6 +433,26 @@ async fn a_closed_stdin_gives_what_it_took_although_the_pipe_stays_open() {
     assert_eq!(read_on(&mut source, 1, &mut checkpoint).await, ["one"]);
     source.reader.close();
     assert_eq!(read_on(&mut source, 10, &mut checkpoint).await, ["tw"]);
+}
+
+/// What is behind it stays in the pipe.
+#[tokio::test]
+async fn i2_stdin_that_is_closed_in_the_middle_of_a_line_reads_to_its_end() {
+    let (input, mut output) = std::io::pipe().unwrap();
+    let mut rest = input.try_clone().unwrap();
+    let config: stdin::Config = serde_json::from_value(json!({})).unwrap();
+    let source = config.read_from(File::from(OwnedFd::from(input)), LIMITS, 0);
+    let mut source = source.unwrap();
+    output.write_all(b"one\ntw").unwrap();
+    let mut checkpoint = Checkpoint::default();
+    assert_eq!(read_on(&mut source, 1, &mut checkpoint).await, ["one"]);
+    source.reader.close();
+    output.write_all(b"o\nthree\n").unwrap();
+    assert_eq!(read_on(&mut source, 10, &mut checkpoint).await, ["two"]);
+    drop((source, output));
+    let mut left = String::new();
+    rest.read_to_string(&mut left).unwrap();
+    assert_eq!(left, "three\n");
 }
 
 #[tokio::test]

@@ -39,6 +39,9 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// How often a thread that waits for input looks whether the source was closed.
 const CLOSED_EVERY: Duration = Duration::from_millis(50);
 
+/// Longest wait for the rest of a line in whose middle the source was closed.
+const REST_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Batches read ahead of the pipeline (I4).
 const AHEAD_MAX: usize = 2;
 
@@ -179,10 +182,11 @@ impl Input {
     /// Reads what there is; 0 at the end, and once the source is closed.
     fn read(&self, block: &mut [u8]) -> io::Result<usize> {
         loop {
+            let ready = self.within(CLOSED_EVERY);
             if self.closed.load(Ordering::Relaxed) {
                 return Ok(0);
             }
-            if !self.within(CLOSED_EVERY) {
+            if !ready {
                 continue;
             }
             match (&self.file).read(block) {
@@ -219,6 +223,31 @@ impl Input {
         // SAFETY: one valid pollfd is passed with its count, and poll keeps no pointer to it.
         let ready = unsafe { libc::poll(&mut poll, 1, wait_ms) };
         ready != 0
+    }
+
+    /// Where the source was closed in the middle of a line: takes the rest of it and nothing behind, which
+    /// is for whoever reads next. Returns a batch where that makes one full.
+    fn end_line(&self, lines: &mut Lines) -> Result<Option<Batch>, SourceError> {
+        let until = Instant::now() + REST_TIMEOUT;
+        let mut byte = [0];
+        let mut full = None;
+        while lines.has_partial() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || !self.within(left) {
+                tracing::warn!(
+                    "stopped in the middle of a line of standard input, whose end does not come; its \
+                     first part is passed on as a record"
+                );
+                break;
+            }
+            match (&self.file).read(&mut byte) {
+                Ok(0) => break,
+                Ok(_) => full = lines.feed(&mut &byte[..], usize::MAX)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(SourceError::io("reading standard input", error)),
+            }
+        }
+        Ok(full)
     }
 
     /// Asks for a larger pipe, so that the writer is woken less often. Refused is as well.
@@ -294,10 +323,16 @@ fn read_lines(
             break Err(error);
         }
     };
-    if input.closed.load(Ordering::Relaxed) && lines.has_partial() {
-        tracing::warn!(
-            "stopped in the middle of a line of standard input; its first part is passed on as a record"
-        );
+    let (full, end) = match end.and_then(|()| input.end_line(&mut lines)) {
+        Ok(full) => (full, Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    if let Some(batch) = full
+        && batches
+            .blocking_send(Ok((batch, lines.oddities())))
+            .is_err()
+    {
+        return;
     }
     let last = match &end {
         Ok(()) => lines.finish(),
