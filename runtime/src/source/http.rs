@@ -2,7 +2,7 @@
 //!
 //! Owns the config and the two halves of the source. An answer of 200 is given by the engine's commit and
 //! by nothing else (I1); whoever has none posts again. `serve` speaks HTTP, `body` finds the records,
-//! `desk` knows who waits for what, `keys` which posts have been taken before.
+//! `desk` knows who waits for what, `keys` which posts have been taken before, `outcome` what they are told.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -33,6 +33,7 @@ use crate::units::{ByteSize, Span};
 mod body;
 mod desk;
 mod keys;
+mod outcome;
 mod serve;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::desk::Outcome;
+use super::outcome::Outcome;
 use crate::files;
 use crate::source::SourceError;
 

@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Plan;
 use super::body::{Cut, Kind, Unfit};
-use super::desk::{Desk, Outcome, Post, Untaken};
+use super::desk::{Desk, Post, Untaken};
 use super::keys::{KEY_BYTES_MAX, Key};
+use super::outcome::Outcome;
 use crate::credentials::Scope;
 use crate::port::answer::{Answer, later, put, text, wait};
 use crate::port::gate::Gate;
