@@ -10,7 +10,7 @@ use crate::{endless, grow, trap};
 /// When an instance is made.
 static AT_START: &[u8; 20] = b"at start:    nothing";
 
-/// In `describe`. The word `witness` makes another plugin of this one.
+/// In `describe`.
 static IN_DESCRIBE: &[u8; 20] = b"in describe: nothing";
 
 /// Where the word of a mark begins.
@@ -34,11 +34,6 @@ fn does(word: &[u8]) {
 /// Breaks as the mark says.
 pub(crate) fn in_describe() {
     does(word(IN_DESCRIBE));
-}
-
-/// Whether this component is the witness.
-pub(crate) fn is_witness() -> bool {
-    word(IN_DESCRIBE) == b"witness"
 }
 
 /// Runs when an instance is made, as the constructors of a C++ library would.

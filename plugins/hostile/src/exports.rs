@@ -9,11 +9,10 @@ use wirefall_sdk::serde_json;
 
 use bindings::exports::wirefall::plugin::formatter as wit;
 
-use super::{Config, Does, Hostile, early, witness::Witness};
+use super::{Config, Does, Hostile, early};
 
 thread_local! {
     static PLUGIN: RefCell<Option<Hostile>> = const { RefCell::new(None) };
-    static WITNESS: RefCell<Option<Witness>> = const { RefCell::new(None) };
     static DOES: Cell<Option<Does>> = const { Cell::new(None) };
     static WHEN: RefCell<String> = const { RefCell::new(String::new()) };
 }
@@ -23,16 +22,10 @@ struct Exports;
 impl wit::Guest for Exports {
     fn describe() -> wit::Description {
         early::in_describe();
-        if early::is_witness() {
-            return sdk::describe::<Witness>("witness", "0.1.0", "Tells");
-        }
         sdk::describe::<Hostile>("hostile", "0.1.0", "Breaks")
     }
 
     fn configure(config: String) -> Result<(), String> {
-        if early::is_witness() {
-            return WITNESS.with(|witness| sdk::configure(witness, &config));
-        }
         if let Ok(config) = serde_json::from_str::<Config>(&config) {
             DOES.set(Some(config.does));
             WHEN.replace(config.when);
@@ -42,9 +35,6 @@ impl wit::Guest for Exports {
 
     fn format(batch: wit::Batch) -> wit::Outputs {
         let records = batch.payload_ends.len() as u32;
-        if early::is_witness() {
-            return WITNESS.with(|witness| sdk::format(witness, &batch));
-        }
         match DOES.get() {
             Some(Does::Nothing) => return PLUGIN.with(|plugin| sdk::format(plugin, &batch)),
             Some(Does::CountColumns) => return count_columns(&batch),

@@ -11,8 +11,6 @@ use wirefall_sdk::prelude::*;
 mod early;
 #[cfg(target_family = "wasm")]
 mod exports;
-#[cfg(target_family = "wasm")]
-mod witness;
 
 /// What to break, and on which records.
 #[derive(Deserialize, JsonSchema)]

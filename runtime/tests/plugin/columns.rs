@@ -4,19 +4,8 @@ use serde_json::json;
 
 use super::*;
 
-/// The plugin that tells what arrives, made of the hostile one.
-fn witness(folder: &Path) -> ProcessorPlan {
-    let path = folder.join("witness.wasm");
-    let bytes = patched("in describe: nothing", "in describe: witness");
-    std::fs::write(&path, bytes).unwrap();
-    ProcessorPlan {
-        artifact: path,
-        ..processor("hostile", json!({"does": "nothing"}))
-    }
-}
-
 /// One encoded value of the attributes column, as the plugin guide has it.
-fn attributes(pairs: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn attributes(pairs: &[(&str, &str)]) -> Vec<u8> {
     let mut encoded = Vec::new();
     for part in pairs.iter().flat_map(|(name, value)| [name, value]) {
         encoded.extend((part.len() as u32).to_le_bytes());
@@ -26,7 +15,7 @@ fn attributes(pairs: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// Three records with everything that a record can have.
-fn full() -> Batch {
+pub(super) fn full() -> Batch {
     let mut batch = batch(["a", "two b", "c"]);
     batch.records.keys = ["k0", "", "k2"].iter().collect();
     batch.records.timestamps = vec![-1, 0, i64::MAX];
@@ -42,8 +31,7 @@ fn full() -> Batch {
 
 #[test]
 fn a_plugin_sees_the_columns_that_it_names() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut chain = start(&[witness(folder.path())]).unwrap();
+    let mut chain = start(&[processor("witness", json!({}))]).unwrap();
     assert_eq!(
         outputs(&chain.transform(&full())),
         [
@@ -59,10 +47,10 @@ fn a_plugin_sees_the_columns_that_it_names() {
 /// Timestamps and attributes are those of the record that an output came from; a key may be its own.
 #[test]
 fn a_later_plugin_sees_what_its_records_came_with() {
-    let folder = tempfile::tempdir().unwrap();
     let before = processor("hostile", json!({"does": "twice", "when": "two"}));
     let rejects = processor("hostile", json!({"does": "reject", "when": "a"}));
-    let mut chain = start(&[before, rejects, witness(folder.path())]).unwrap();
+    let witness = processor("witness", json!({}));
+    let mut chain = start(&[before, rejects, witness]).unwrap();
     let transformed = chain.transform(&full());
     assert_eq!(
         outputs(&transformed),
