@@ -18,6 +18,7 @@ mod chain;
 mod columns;
 mod containment;
 mod flights;
+mod frozen;
 mod verbs;
 
 /// A folder of this repository.
