@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
@@ -16,6 +17,9 @@ use serde_json::Value;
 
 /// A future in a box: what an asynchronous call of a driver returns, since drivers are trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Expands a component's config again, with today's environment and files.
+pub type Reread = Arc<dyn Fn() -> Result<Value, String> + Send + Sync>;
 
 /// One entry of a driver table; `P` is what its config becomes once checked.
 pub struct Driver<P: 'static> {
@@ -127,4 +131,10 @@ pub fn within<Q: PartialOrd + Display>(
 /// One problem at the config itself: the schema should have caught it with its place.
 pub fn read<T: DeserializeOwned>(config: Value) -> Result<T, Vec<Problem>> {
     serde_json::from_value(config).map_err(|error| vec![Problem::error("", error.to_string())])
+}
+
+/// What is wrong, on one line: for configs that are read while a run goes on.
+pub fn on_one_line(problems: Vec<Problem>) -> String {
+    let messages = problems.into_iter().map(|problem| problem.message);
+    messages.collect::<Vec<_>>().join("; ")
 }

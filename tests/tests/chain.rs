@@ -147,6 +147,42 @@ fn i2_an_edge_that_begins_anew_is_a_gap_and_the_chain_goes_on() {
     assert!(ended.stderr.contains("cannot go on where we were"));
 }
 
+/// The edge's credential is rotated: the session of the old secret ends, and the centre goes on with the new
+/// one once its file has it.
+#[test]
+fn i1_a_centre_goes_on_with_the_secret_that_its_file_has_by_now() {
+    let [edge, centre_at, end] = [(); 3].map(|()| Folder::new());
+    let (at_edge, at_centre) = (free_address(), free_address());
+    let pipeline = pipelines::publish_at(&edge, at_edge, &["auth: required"]);
+    let pipeline = pipeline.to_str().expect("a path in UTF-8");
+    let credentials = |words: &[&str]| -> serde_json::Value {
+        let words = [&["credentials"], words, &["--json"]].concat();
+        let told = wirefall(words).wait().expect(0).stdout;
+        serde_json::from_str(&told).expect("JSON")
+    };
+    let told = |told: &serde_json::Value, key: &str| told[key].as_str().expect("a text").to_owned();
+    let created = credentials(&["create", pipeline, "--scope", "subscribe"]);
+    centre_at.write("secret", told(&created, "secret"));
+    let header = "headers: [ { Authorization: \"Bearer ${file:secret}\" } ]";
+    let keys = ["from: earliest", header];
+    centre(&centre_at, &stream(at_edge), &keys, at_centre, "");
+    let mut publishing = start(&edge);
+    publishing.wait_for_line("stream  ");
+    let mut run = start(&centre_at);
+    let _last = subscribe(&end, at_centre);
+    assert!(publishing.write((numbered(0) + "\n").as_bytes()));
+    wait_until("the first record", || received(&end) == [0]);
+    let id = told(&created, "id");
+    let rotated = credentials(&["rotate", pipeline, &id, "--grace", "0s"]);
+    run.wait_for_line("the source's connection broke");
+    run.wait_for_line("401 Unauthorized");
+    assert!(publishing.write((numbered(1) + "\n").as_bytes()));
+    centre_at.write("secret", told(&rotated, "secret"));
+    wait_until("the second record", || received(&end) == [0, 1]);
+    run.signal(Signal::Terminate);
+    run.wait().expect(0);
+}
+
 /// A server that is not there yet is waited for; one that is no stream of ours ends the run.
 #[test]
 fn a_centre_waits_for_its_edge_and_is_told_where_there_is_none() {

@@ -11,12 +11,11 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::driver::{Driver, Facts, Problem, within};
+use crate::driver::{Driver, Facts, Problem, Reread, within};
 use crate::failover;
 use crate::files;
 use crate::journal::disk::Sync;
 use crate::sink;
-use crate::sink::Reread;
 use crate::source;
 use crate::source::BatchLimits;
 use crate::units::ByteSize;
@@ -169,15 +168,17 @@ impl Checker {
         let service = service_plan(service, &folder);
         let journal = journal_plan(journal, &service, &folder);
         let (processors, plugins) = processors?.into_iter().unzip();
+        let (source, source_driver) = source?;
         let (sink, sink_driver) = sink?;
         Some(Plan {
             file: self.spec.file.clone(),
             service,
-            source: source?.0,
+            reread_source: self.reread("source", source_driver, environment),
+            source,
             processors,
             plugins,
             sink,
-            reread_sink: self.reread_sink(sink_driver, environment),
+            reread_sink: self.reread("sink", sink_driver, environment),
             failover: match failover {
                 None => None,
                 Some(failover) => Some(failover?.0),
@@ -411,12 +412,21 @@ impl Checker {
         }
     }
 
-    /// Expands `sink.config` again with today's environment and files.
-    fn reread_sink<P>(&self, driver: &'static Driver<P>, environment: &Environment) -> Reread {
+    /// Expands the `config` of a component again with today's environment and files.
+    fn reread<P>(
+        &self,
+        component: &'static str,
+        driver: &'static Driver<P>,
+        environment: &Environment,
+    ) -> Reread {
         let spec = Arc::clone(&self.spec);
         let environment = environment.clone();
         Arc::new(move || {
-            let Some(config) = spec.root.get("sink").and_then(|sink| sink.get("config")) else {
+            let Some(config) = spec
+                .root
+                .get(component)
+                .and_then(|component| component.get("config"))
+            else {
                 return Ok(Value::Object(Map::new()));
             };
             let mut problems = Vec::new();

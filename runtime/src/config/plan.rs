@@ -5,10 +5,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::driver::Reread;
 use crate::failover::FailoverPlan;
 use crate::journal::disk::Sync;
 use crate::plugin::{PluginId, ProcessorPlan};
-use crate::sink::{Delivery, Reread, SinkPlan};
+use crate::sink::{Delivery, SinkPlan};
 use crate::source::{BatchLimits, SourcePlan};
 
 /// A checked pipeline.
@@ -19,6 +20,8 @@ pub struct Plan {
     pub service: ServicePlan,
     /// `source`.
     pub source: Box<dyn SourcePlan>,
+    /// Expands `source.config` again.
+    pub reread_source: Reread,
     /// `processors`, in order; empty means records go through unchanged.
     pub processors: Vec<ProcessorPlan>,
     /// Who each processor is, in the same order.

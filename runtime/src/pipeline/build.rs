@@ -105,6 +105,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
             state_dir: plan.service.state_dir.clone(),
             fresh,
             resume_at: journal.survives_crash().then(|| journal.checkpoint()),
+            reread: Arc::clone(&plan.reread_source),
         })
         .await?;
     Ok(Pipeline {

@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{BoxFuture, Driver};
+use crate::driver::{BoxFuture, Driver, Reread};
 use crate::journal::{Journal, Position};
 use crate::metrics::Metrics;
 
@@ -120,9 +119,6 @@ pub struct SinkContext {
     /// Reads the sink's `config` again with today's secrets (after 401 and 403).
     pub reread: Reread,
 }
-
-/// Expands a component's config again.
-pub type Reread = Arc<dyn Fn() -> Result<Value, String> + Send + Sync>;
 
 /// How a run is asked to end.
 #[derive(Clone, Debug, Default)]

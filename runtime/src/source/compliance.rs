@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -51,6 +52,7 @@ pub(super) async fn open_at(
         state_dir: folder.join("state"),
         fresh: false,
         resume_at,
+        reread: Arc::new(|| Err("unused".to_owned())),
     };
     plan.open(context).await.expect("it opens")
 }

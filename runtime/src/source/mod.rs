@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
-use crate::driver::{BoxFuture, Driver, Problem};
+use crate::driver::{BoxFuture, Driver, Problem, Reread};
 use crate::record::{Batch, Partition};
 
 mod file;
@@ -44,7 +44,7 @@ pub struct BatchLimits {
 }
 
 /// What a source is given when it is opened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SourceContext {
     /// How to cut batches.
     pub limits: BatchLimits,
@@ -56,6 +56,8 @@ pub struct SourceContext {
     /// goes before what the source remembers itself: the first batch of a partition begins exactly at
     /// its position here. A source that cannot go there counts on from there.
     pub resume_at: Option<Checkpoint>,
+    /// Reads the source's `config` again with today's secrets.
+    pub reread: Reread,
 }
 
 impl SourceContext {

@@ -5,6 +5,7 @@
 //! speaks `wirefall.v1` is another Wirefall, so runtimes chain: `trail` remembers the place there.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -20,7 +21,7 @@ use super::{
     Committer, Forgetful, Oddities, Reader, Source, SourceContext, SourceError, SourcePlan,
 };
 use crate::checkpoint::Checkpoint;
-use crate::driver::{self, BoxFuture, Driver, Facts, Problem};
+use crate::driver::{self, BoxFuture, Driver, Facts, Problem, on_one_line};
 use crate::record::{Batch, Partition};
 use crate::sink::websocket::endpoint::{self, Endpoint, Headers, TlsKeys, Written};
 use crate::sink::websocket::protocol::{self, From, Keys, PLAIN, V1, Wanted};
@@ -142,9 +143,15 @@ struct Plan {
     framing: Framing,
     /// As written: what a remembered place is of.
     keys: Vec<String>,
+    /// To read the config again.
+    facts: Facts,
 }
 
 fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Problem>> {
+    Ok(Box::new(plan(config, facts)?))
+}
+
+fn plan(config: Value, facts: &Facts) -> Result<Plan, Vec<Problem>> {
     let config: Config = driver::read(config)?;
     let mut problems = Vec::new();
     let protocol = protocol_of(&config, &mut problems);
@@ -172,7 +179,7 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
             if protocol == Protocol::Plain && config.subprotocols.is_empty() {
                 endpoint.offer_optionally(PLAIN);
             }
-            Ok(Box::new(Plan {
+            Ok(Plan {
                 endpoint,
                 protocol,
                 manner: Manner {
@@ -185,7 +192,8 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
                 },
                 framing: config.framing,
                 keys: config.keys,
-            }))
+                facts: facts.clone(),
+            })
         }
         _ => Err(problems),
     }
@@ -319,12 +327,17 @@ impl SourcePlan for Plan {
                 place: begin.place.clone(),
                 ..self.manner.clone()
             };
-            let subscription =
+            let mut subscription =
                 Subscription::of(self.endpoint.clone(), manner).map_err(|error| {
                     SourceError::Environment {
                         message: error.to_string(),
                     }
                 })?;
+            let (reread, facts) = (Arc::clone(&context.reread), self.facts.clone());
+            subscription.renew_by(Box::new(move || {
+                let today = plan(reread()?, &facts).map_err(on_one_line)?;
+                Ok(today.endpoint)
+            }));
             let mut start = Checkpoint::default();
             if begin.position > 0 {
                 start.start_at(partition(), begin.position);

@@ -12,8 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::config::ClientPlan;
-use super::connect;
+use super::config::{self, ClientPlan};
 use super::layers::Layers;
 use super::line::{Leaving, Line, Moved};
 use super::outbound::Control;
@@ -22,11 +21,11 @@ use super::push::Push;
 use super::replies::{self, Reply};
 use super::session::{Confirm, DialFailure, Failure, GivenUp, Order, Session, Step, Wait};
 use super::words;
-use crate::driver::BoxFuture;
+use super::{connect, credentials};
+use crate::driver::{BoxFuture, on_one_line};
 use crate::journal::{Cursor, Marks, Position, Read};
 use crate::sink::{Delivered, Poisoned, Sink, SinkContext, SinkError};
 
-mod credentials;
 mod place;
 mod plan;
 
@@ -181,7 +180,11 @@ impl Client {
     /// One attempt to connect. False when the run is aborted.
     async fn dial(&mut self, reread: bool) -> bool {
         if reread {
-            self.reread();
+            let today = (self.context.reread)().and_then(|config| {
+                let plan = config::check(config, &self.plan.facts).map_err(on_one_line)?;
+                Ok(plan.endpoint)
+            });
+            credentials::renew(&mut self.plan.endpoint, &mut self.tls, today);
         }
         let mut layers = Layers::default();
         let attempt = connect::connect(&self.plan.endpoint, self.tls.as_ref(), &mut layers);

@@ -13,6 +13,7 @@ mod address;
 mod client;
 mod config;
 mod connect;
+mod credentials;
 pub mod endpoint;
 mod framing_keys;
 mod handshake;

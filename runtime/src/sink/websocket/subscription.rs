@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::address::Address;
 use super::connect;
+use super::credentials;
 use super::endpoint::Endpoint;
 use super::layers::Layers;
 use super::line::{Line, Moved};
@@ -124,16 +125,26 @@ struct Failure {
     permanent: bool,
     /// What the server asked to wait.
     wait: Duration,
+    /// The credentials were refused.
+    unauthorized: bool,
 }
+
+/// Reads the endpoint again, with today's credentials.
+pub type Today = Box<dyn Fn() -> Result<Endpoint, String> + Send + Sync>;
 
 /// See the module.
 pub struct Subscription {
     endpoint: Endpoint,
     tls: Option<Arc<rustls::ClientConfig>>,
+    today: Option<Today>,
+    /// The credentials were refused: the next attempt takes today's.
+    unauthorized: bool,
     receiver: Receiver,
     manner: Manner,
     /// It was connected once: a refusal may be a bad moment of the server.
     was_connected: bool,
+    /// A server let us in, and began.
+    was_welcome: bool,
     line: Option<Line>,
     /// Whether the present connection speaks `wirefall.v1`.
     speaks_v1: bool,
@@ -194,12 +205,15 @@ impl Subscription {
         Ok(Self {
             endpoint,
             tls,
+            today: None,
+            unauthorized: false,
             receiver: Receiver::new(manner.wanted.clone(), manner.place.clone()),
             line: None,
             speaks_v1: false,
             wait: manner.backoff.0,
             manner,
             was_connected: false,
+            was_welcome: false,
             asked_wait: Duration::ZERO,
             dial_at: Instant::now(),
             heard_at: Instant::now(),
@@ -221,6 +235,12 @@ impl Subscription {
         value.set_sensitive(true);
         self.endpoint.headers.push((AUTHORIZATION, value));
         Ok(())
+    }
+
+    /// Credentials that are refused after the first success are read again, by `today`, and it goes on
+    /// trying; else that is the end.
+    pub fn renew_by(&mut self, today: Today) {
+        self.today = Some(today);
     }
 
     /// Connects for the first time.
@@ -301,6 +321,9 @@ impl Subscription {
 
     /// One attempt to connect.
     async fn dial(&mut self) -> Result<(), Failure> {
+        if let (true, Some(today)) = (std::mem::take(&mut self.unauthorized), &self.today) {
+            credentials::renew(&mut self.endpoint, &mut self.tls, today());
+        }
         let mut layers = Layers::default();
         let connected = connect::connect(&self.endpoint, self.tls.as_ref(), &mut layers).await;
         let address = &self.endpoint.address;
@@ -313,6 +336,7 @@ impl Subscription {
                 words: format!("cannot connect to {address}: {}{advice}", failure.message),
                 permanent: failure.permanent,
                 wait: failure.retry_after.unwrap_or_default(),
+                unauthorized: failure.unauthorized,
             }
         })?;
         self.speaks_v1 = connected.subprotocol.as_deref() == Some(V1);
@@ -324,12 +348,14 @@ impl Subscription {
                 words,
                 permanent: true,
                 wait: Duration::ZERO,
+                unauthorized: false,
             });
         }
         let mut line = Line::new(connected, Position::default()).map_err(|error| Failure {
             words: error.to_string(),
             permanent: false,
             wait: Duration::ZERO,
+            unauthorized: false,
         })?;
         if self.speaks_v1 {
             line.push_text(&self.receiver.subscribe().encode());
@@ -416,6 +442,7 @@ impl Subscription {
             true => self.receiver.hear(kind, &payload)?,
             false => Heard::Data,
         };
+        self.was_welcome |= matches!(heard, Heard::Hello(_) | Heard::Data);
         if !matches!(heard, Heard::Hello(_) | Heard::Bye(_)) {
             self.wait = self.manner.backoff.0;
         }
@@ -443,7 +470,12 @@ impl Subscription {
             line.answer_close();
         }
         let told = words::of_close(close);
-        let event = match close.map(|close| u16::from(close.code)) {
+        let code = close.map(|close| u16::from(close.code));
+        let event = match code {
+            Some(close::UNKNOWN | close::FORBIDDEN) if self.today.is_some() && self.was_welcome => {
+                self.unauthorized = true;
+                return self.broken(told);
+            }
             Some(close::END) if self.speaks_v1 || self.manner.plain_ends => Event::End,
             Some(close::WRONG | close::UNKNOWN | close::FORBIDDEN | close::TAKEN) => {
                 Event::Refused(told)
@@ -462,6 +494,7 @@ impl Subscription {
             self.ended = Some(event.clone());
             return event;
         }
+        self.unauthorized |= failure.unauthorized;
         self.asked_wait = failure.wait.min(RETRY_AFTER_MAX);
         self.broken(failure.words)
     }
