@@ -30,8 +30,8 @@ pub struct Metrics {
     pub holds_expired: Counter,
     /// Sessions that ended because another took their name.
     pub names_taken: Counter,
-    /// Subscribers whose control messages were wrong, or did not come.
-    pub wrong_requests: Counter,
+    /// Subscribers that broke the WebSocket protocol, or whose control messages were wrong or did not come.
+    pub breaches: Counter,
 }
 
 /// The account of a run as far as it has come (I2), and how busy it is. The loop sets it a few times a

@@ -105,6 +105,8 @@ pub struct Gate {
     /// Nothing where no credentials are asked for.
     guard: Option<Guard>,
     throttle: Mutex<Throttle>,
+    /// The same of those who are in and misbehave, which tells nothing about their credentials.
+    conduct: Mutex<Throttle>,
     refused: [Counter; REASONS.len()],
 }
 
@@ -190,6 +192,7 @@ impl Gate {
         Ok(Self {
             guard,
             throttle: Mutex::default(),
+            conduct: Mutex::default(),
             refused: Default::default(),
         })
     }
@@ -317,6 +320,11 @@ impl Gate {
     /// Notes that an address is refused for another reason; whether that is worth a line in the log.
     pub fn is_news(&self, address: IpAddr) -> bool {
         lock(&self.throttle).failed(address, Instant::now()) == Failure::First
+    }
+
+    /// Notes that somebody who is in broke a protocol; whether that is worth a line in the log.
+    pub fn is_news_of_conduct(&self, address: IpAddr) -> bool {
+        lock(&self.conduct).failed(address, Instant::now()) == Failure::First
     }
 
     /// Follows the file, and ends sessions whose credential has ended. Never returns.

@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message, WebSocket};
 
+use super::protocol::close::REASON_BYTES_MAX;
 use super::session::PING_BYTES;
 
 /// The library's read buffer, which it allocates for each connection: small where there are thousands.
@@ -118,8 +119,9 @@ impl Inbound {
         let _ = self.0.send(Message::Ping(payload.to_vec().into()));
     }
 
-    /// Queues a Close, unless there was one.
+    /// Queues a Close, unless there was one; a reason that is too long is cut.
     pub(super) fn close(&mut self, code: CloseCode, reason: &str) {
+        let reason = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
         let frame = CloseFrame {
             code,
             reason: reason.into(),
@@ -128,7 +130,8 @@ impl Inbound {
         let _ = self.0.flush();
     }
 
-    /// Queues the Close that tells a peer how it broke the protocol, unless it has closed.
+    /// Queues the Close that tells a peer how it broke the protocol, unless it has closed: which code is
+    /// said of which error, by both roles.
     pub(super) fn complain(&mut self, error: &Error) {
         let code = match error {
             Error::Capacity(_) => CloseCode::Size,

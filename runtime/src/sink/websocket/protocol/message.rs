@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::{Place, is_text};
 use super::walk::Keys;
-use super::{KEY_BYTES_MAX, KEYS_MAX, NOTICE_BYTES_MAX, REQUEST_BYTES_MAX, SINCE_MAX};
+use super::{KEY_BYTES_MAX, KEYS_MAX, NOTICE_BYTES_MAX, REQUEST_BYTES_MAX, SINCE_MAX, close};
 
 /// The kind of a stream's data frames; control messages of the sender come in the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,12 @@ pub struct Wrong(pub String);
 impl Wrong {
     pub(super) fn new(words: impl Into<String>) -> Self {
         Self(words.into())
+    }
+
+    /// With words of the peer's own in it, however many they are.
+    fn quoting(mut words: String) -> Self {
+        words.truncate(words.floor_char_boundary(close::REASON_BYTES_MAX));
+        Self(words)
     }
 
     /// An `ack` of what was not sent.
@@ -154,7 +160,7 @@ impl Request {
             return Err(Wrong::new("longer than 64 KiB"));
         }
         let text: RequestText = serde_json::from_slice(bytes)
-            .map_err(|error| Wrong(format!("not a control message: {error}")))?;
+            .map_err(|error| Wrong::quoting(format!("not a control message: {error}")))?;
         match text.kind.as_str() {
             "subscribe" => text.subscribe().map(Self::Subscribe),
             "ack" => text.ack().map(Self::Ack),
@@ -332,7 +338,7 @@ impl Notice {
             return Err(Wrong::new("a control message longer than 64 KiB"));
         }
         let notice: Self = serde_json::from_slice(bytes)
-            .map_err(|error| Wrong(format!("not a control message: {error}")))?;
+            .map_err(|error| Wrong::quoting(format!("not a control message: {error}")))?;
         let positions = match &notice {
             Self::Hello(hello) => vec![&hello.epoch, &hello.head, &hello.from],
             Self::Mark(mark) => vec![&mark.position],

@@ -207,9 +207,9 @@ fn of_subscribers(page: &mut Page, hub: &Hub) {
             &metrics.names_taken,
         ),
         (
-            "wrong_requests_total",
-            "Sessions that ended because a control message was wrong, or did not come.",
-            &metrics.wrong_requests,
+            "protocol_breaches_total",
+            "Sessions that ended because the subscriber broke the WebSocket protocol, or a control message was wrong or did not come.",
+            &metrics.breaches,
         ),
     ] {
         page.counter(name, help, counter.get());

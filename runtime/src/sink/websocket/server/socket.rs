@@ -100,6 +100,35 @@ impl Socket {
         Ok(done)
     }
 
+    /// Ends the connection as RFC 6455, section 7.1.1, wants it of a server: our side first, and then what
+    /// still comes is dropped until the peer has left. A socket that is closed with something unread
+    /// resets the line, and the peer may never read our Close.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(super) async fn part(&mut self) -> io::Result<()> {
+        self.wire.shut_down().await?;
+        while !self.wire.ready(false).await? || self.drop_unread()? {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Drops what there is, for a turn at most; false at the end. Its buffer is on the stack, and not in
+    /// what every subscriber holds.
+    fn drop_unread(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; READ_BYTES];
+        for _ in 0..READS {
+            match self.wire.try_read(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(_) => (),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
     /// Writes frames of the journal, and `tail` behind them. There must be no rest. Returns how many
     /// bytes the kernel took.
     pub(super) fn write(&mut self, gathered: &Gathered, tail: &[u8]) -> io::Result<usize> {

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::tungstenite::Message;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
 
 use self::outgoing::Wrote;
@@ -100,6 +100,11 @@ pub(super) async fn run(
         hub.names.leave(held);
     }
     metrics.subscribers.sub(1);
+    if let Stage::Closed { until, .. } = subscriber.stage {
+        let parted = timeout_at(until, subscriber.socket.part());
+        // However it ends, it has ended.
+        let _ = hub.context.stop.abort.run_until_cancelled(parted).await;
+    }
     let skipped = subscriber.skipped;
     match end {
         End::FellBehind { lost } => {
@@ -273,6 +278,10 @@ impl<'a> Subscriber<'a> {
                 Ok(Message::Binary(bytes)) => bytes,
                 Ok(_) => continue,
                 Err(error) => {
+                    let was_open = matches!(self.stage, Stage::Greeting { .. } | Stage::Streaming);
+                    if was_open && !matches!(error, Error::ConnectionClosed) {
+                        self.note_breach(&error.to_string());
+                    }
                     self.socket.inbound.complain(&error);
                     let until = Instant::now() + CLOSE_TIMEOUT;
                     let end = self.broken();
@@ -304,16 +313,28 @@ impl<'a> Subscriber<'a> {
         self.stage = Stage::Streaming;
     }
 
+    /// Counts that the subscriber broke the WebSocket protocol or ours, and logs the first of an address in
+    /// a while.
+    fn note_breach(&self, how: &str) {
+        self.hub.context.metrics.breaches.add(1);
+        let peer = self.peer;
+        match self.hub.gate.is_news_of_conduct(peer.ip()) {
+            true => {
+                tracing::warn!(%peer, "a subscriber broke the protocol: {how} (further ones of this address are counted for a minute)")
+            }
+            false => tracing::debug!(%peer, "a subscriber broke the protocol: {how}"),
+        }
+    }
+
     fn wrong(&mut self, wrong: &Wrong) {
-        tracing::debug!(peer = %self.peer, "a subscriber's message is wrong: {wrong}");
-        self.hub.context.metrics.wrong_requests.add(1);
+        self.note_breach(&wrong.to_string());
         self.close(close::WRONG, &wrong.to_string(), End::Wrong);
     }
 
     fn silent(&mut self) {
-        self.hub.context.metrics.wrong_requests.add(1);
         let patience = self.hub.plan.timing.handshake_timeout;
         let reason = format!("no `subscribe` within {patience:?}");
+        self.note_breach(&reason);
         self.close(close::SILENT, &reason, End::Wrong);
     }
 
@@ -344,7 +365,6 @@ impl<'a> Subscriber<'a> {
     }
 
     fn close(&mut self, code: u16, reason: &str, end: End) {
-        let reason = &reason[..reason.floor_char_boundary(close::REASON_BYTES_MAX)];
         self.socket.inbound.close(code.into(), reason);
         let until = Instant::now() + CLOSE_TIMEOUT;
         self.stage = Stage::Closing { until, end };

@@ -7,7 +7,7 @@
 use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
 
 use rustls::ServerConnection;
-use tokio::io::Interest;
+use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
@@ -95,6 +95,27 @@ impl Wire {
             Self::Plain(tcp) => tcp.try_write_vectored(pieces),
             Self::Tls(tls) => tls.try_write_vectored(pieces),
         }
+    }
+
+    /// Ends the writing side, once the kernel has all of it.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub(super) async fn shut_down(&mut self) -> io::Result<()> {
+        let tcp = match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => {
+                tls.connection.send_close_notify();
+                while let Err(error) = tls.flush() {
+                    match error.kind() {
+                        ErrorKind::WouldBlock => tls.tcp.writable().await?,
+                        _ => return Err(error),
+                    }
+                }
+                &mut tls.tcp
+            }
+        };
+        tcp.shutdown().await
     }
 }
 

@@ -415,7 +415,7 @@ async fn i4_who_says_nothing_or_something_wrong_is_told_and_let_go() {
         .await;
     let close = peer.closed().await;
     assert_eq!(close, (4400, "`ack` beyond what was sent".to_owned()));
-    assert_eq!(running.metrics.wrong_requests.get(), 5);
+    assert_eq!(running.metrics.breaches.get(), 6);
 }
 
 #[tokio::test]
