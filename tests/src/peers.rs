@@ -1,4 +1,5 @@
-//! Peers that we did not write: Python's `websockets`, Node's `ws`, websocat, nginx, Chromium.
+//! Peers that we did not write: Python's `websockets`, Node's `ws`, websocat, nginx, Chromium,
+//! Autobahn|Testsuite.
 //!
 //! Owns where they are (`cargo xtask peers` puts them into `target/peers`) and how they are started.
 //! What is missing skips the test that asks, unless `CI` is set.
@@ -207,6 +208,20 @@ pub fn browser(test: &str, arguments: &[&str]) -> Option<Process> {
 /// Node, with its modules to be required. `None`: not here.
 pub fn node(test: &str) -> Option<Command> {
     command(Language::Node).or_else(|| skip(test, "Node with ws and playwright-core"))
+}
+
+/// Autobahn|Testsuite's `wstest` in one of its modes, with a plan in a file. `None`: not here.
+pub fn autobahn(test: &str, mode: &str, plan: &Path) -> Option<Process> {
+    let wstest = folder().join("autobahn/bin/wstest");
+    if !wstest.is_file() {
+        return skip(test, "Autobahn|Testsuite");
+    }
+    let mut command = Command::new(wstest);
+    command
+        .args(["--mode", mode, "--webport", "0", "--spec"])
+        .arg(plan);
+    // It tells each case as it begins, not when there is a page of them.
+    Some(Process::start(command.env("PYTHONUNBUFFERED", "1")))
 }
 
 /// An nginx before a WebSocket server.

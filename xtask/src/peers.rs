@@ -1,8 +1,9 @@
 //! `cargo xtask peers`: what the end-to-end tests talk to and we did not write.
 //!
 //! Owns `target/peers`: a Python environment with `websockets`, Node modules `ws` and
-//! `playwright-core`, and `websocat`, which no Debian package has; and the Debian packages nginx and Chromium, which it installs when it may and
-//! names when it may not. What is there is left alone.
+//! `playwright-core`, `websocat`, which no Debian package has, and Autobahn|Testsuite in an environment of
+//! Python 2.7; and the Debian packages nginx and Chromium, which it installs when it may and names when it
+//! may not. What is there is left alone.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,6 +12,10 @@ use anyhow::Context;
 
 use crate::shell::{cargo, command, run, works};
 
+/// The suite of RFC 6455, which runs on Python 2.7 and nothing newer: docs/adr/0710.
+const AUTOBAHN: &str = "autobahntestsuite==25.10.1";
+/// What makes an environment of Python 2.7: the last that still does.
+const VIRTUALENV: &str = "virtualenv<20.22";
 /// What Python gets, by pip.
 const PYTHON: &[&str] = &["websockets>=13,<18"];
 /// What Node gets, by npm.
@@ -43,6 +48,7 @@ pub(crate) fn get() -> anyhow::Result<Vec<String>> {
         ("Python's websockets", python(&folder)),
         ("Node's ws and playwright-core", node(&folder)),
         ("websocat", websocat(&folder)),
+        ("Autobahn|Testsuite", autobahn(&folder)),
         ("nginx and Chromium", packages()),
     ] {
         if let Err(error) = got {
@@ -101,6 +107,32 @@ fn websocat(folder: &Path) -> anyhow::Result<()> {
         .args(["install", "--quiet", "--root"])
         .arg(&prefix)
         .args(WEBSOCAT))
+}
+
+/// Behind [`python`], which has what makes the environment.
+fn autobahn(folder: &Path) -> anyhow::Result<()> {
+    let venv = folder.join("autobahn");
+    if works(command(venv.join("bin/wstest")).arg("--autobahnversion")) {
+        return Ok(());
+    }
+    let old = python_2_7().context("Python 2.7 is needed (pyenv install 2.7.18)")?;
+    let python = folder.join("python/bin/python");
+    run(command(&python).args(["-m", "pip", "install", "--quiet", VIRTUALENV]))?;
+    run(command(&python)
+        .args(["-m", "virtualenv", "--quiet", "--python"])
+        .args([&old, &venv]))?;
+    run(command(venv.join("bin/python")).args(["-m", "pip", "install", "--quiet", AUTOBAHN]))
+}
+
+/// A Python 2.7: the one on the path, or one that pyenv has.
+fn python_2_7() -> Option<PathBuf> {
+    let pyenv = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
+    let pyenv = pyenv.or_else(|| Some(std::env::home_dir()?.join(".pyenv")));
+    let versions = pyenv.and_then(|pyenv| pyenv.join("versions").read_dir().ok());
+    let programs = versions.into_iter().flatten().flatten();
+    let programs = programs.map(|version| version.path().join("bin/python2.7"));
+    let mut programs = std::iter::once(PathBuf::from("python2.7")).chain(programs);
+    programs.find(|program| works(command(program).args(["-c", ""])))
 }
 
 /// Whether a program is anywhere where it is looked for.

@@ -386,7 +386,10 @@ impl Client {
                     }
                     self.broken(&words::of_close(close.as_ref()));
                 }
-                Some(Err(error)) => self.broken(&words::of_error(&error)),
+                Some(Err(error)) => {
+                    line.complain(&error);
+                    self.broken(&words::of_error(&error));
+                }
             }
         }
     }

@@ -254,6 +254,16 @@ impl Line {
     pub(super) fn answer_close(&mut self) {
         // The library makes its answer when it is asked for what comes after the Close.
         let _ = self.inbound.next();
+        self.say_last();
+    }
+
+    /// Tells the peer how it broke the protocol, where that can be said as the answer to a Close can.
+    pub(super) fn complain(&mut self, error: &WsError) {
+        self.inbound.complain(error);
+        self.say_last();
+    }
+
+    fn say_last(&mut self) {
         if self.out.is_at_boundary() {
             let answer = self.inbound.take_outbox();
             let _ = self.io.write_all(&answer).now_or_never();

@@ -12,6 +12,8 @@ use crate::sink::SinkPlan;
 mod address;
 mod client;
 mod config;
+#[cfg(test)]
+mod conformance;
 mod connect;
 mod credentials;
 pub mod endpoint;

@@ -30,6 +30,8 @@ use crate::sink::{Delivered, Delivery, ProbeStep, Sink, SinkContext, SinkError, 
 
 mod alone;
 mod config;
+#[cfg(test)]
+pub(super) mod echo;
 mod entry;
 mod exposition;
 mod gathered;

@@ -418,12 +418,16 @@ impl Subscription {
     /// The next event in what was read.
     fn take(&mut self) -> Option<Event> {
         loop {
-            let (payload, kind) = match self.line.as_mut()?.next()? {
+            let line = self.line.as_mut()?;
+            let (payload, kind) = match line.next()? {
                 Ok(Message::Text(text)) => (text.into(), Kind::Text),
                 Ok(Message::Binary(bytes)) => (bytes, Kind::Binary),
                 Ok(Message::Close(close)) => return Some(self.closed(close.as_ref())),
                 Ok(_) => continue,
-                Err(error) => return Some(self.broken(words::of_error(&error))),
+                Err(error) => {
+                    line.complain(&error);
+                    return Some(self.broken(words::of_error(&error)));
+                }
             };
             match self.understand(payload, kind) {
                 Ok(None) => (),

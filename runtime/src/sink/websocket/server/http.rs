@@ -180,7 +180,7 @@ fn subscribe(hub: &Arc<Hub>, peer: SocketAddr, request: &mut Parts) -> Result<An
 
 /// The connection once the answer is out, and what was read of it already. A future of its own, because
 /// what it holds would stay in that of the subscriber.
-async fn upgraded(upgrade: OnUpgrade, peer: SocketAddr) -> Option<(Wire, Bytes)> {
+pub(super) async fn upgraded(upgrade: OnUpgrade, peer: SocketAddr) -> Option<(Wire, Bytes)> {
     match upgrade.await.map(|raw| raw.downcast::<TokioIo<Stream>>()) {
         Ok(Ok(parts)) => Some((parts.io.into_inner().into(), parts.read_buf)),
         Ok(Err(_)) => unreachable!("connections are served from TokioIo<Stream>"),
@@ -207,7 +207,7 @@ pub(super) fn switching(key: &str, headers: &HeaderMap) -> (Answer, Option<&'sta
 }
 
 /// The answer to the WebSocket key of a proper handshake.
-fn handshake(request: &Parts) -> Result<String, Box<Answer>> {
+pub(super) fn handshake(request: &Parts) -> Result<String, Box<Answer>> {
     let headers = &request.headers;
     let names = |name, word: &str| tokens(headers, name).any(|one| one.eq_ignore_ascii_case(word));
     if !names(header::UPGRADE, "websocket") || !names(header::CONNECTION, "upgrade") {
