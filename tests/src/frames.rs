@@ -1,6 +1,6 @@
-//! Data frames of a WebSocket client, counted in the bytes that it sends.
+//! Frames of a WebSocket client, seen in the bytes that it sends: data frames counted, a Close read.
 //!
-//! Owns where in the stream it is. Never looks at a payload. Called by the proxy.
+//! Owns where in the stream it is. Never looks at the payload of a data frame. Called by the proxy.
 
 /// Counts the messages of a connection; one frame a message is assumed.
 #[derive(Default)]
@@ -9,6 +9,8 @@ pub(crate) struct Frames {
     rest: Vec<u8>,
     /// The handshake is over.
     upgraded: bool,
+    /// The code of a Close that came.
+    pub(crate) closed: Option<u16>,
 }
 
 impl Frames {
@@ -26,11 +28,20 @@ impl Frames {
         while let Some(length) = frame_bytes(&self.rest[at..]) {
             let is_data = self.rest[at] & 0x0f < 0x8;
             frames += u64::from(is_data);
+            if self.rest[at] & 0x0f == 0x8 {
+                self.closed = close_code(&self.rest[at..at + length]);
+            }
             at += length;
         }
         self.rest.drain(..at);
         frames
     }
+}
+
+/// The code in a masked Close frame, if it has one.
+fn close_code(frame: &[u8]) -> Option<u16> {
+    let [_, _, mask @ .., a, b] = frame.first_chunk::<8>()?;
+    Some(u16::from_be_bytes([a ^ mask[0], b ^ mask[1]]))
 }
 
 /// Bytes of the masked frame at the start (RFC 6455, section 5.2), if it is whole.
@@ -67,6 +78,15 @@ mod tests {
             let mut frames = Frames::default();
             let counted: u64 = stream.chunks(size).map(|c| frames.completed_by(c)).sum();
             assert_eq!(counted, 2, "in pieces of {size} bytes");
+            assert_eq!(frames.closed, None);
         }
+    }
+
+    #[test]
+    fn a_close_is_read() {
+        let close = [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xea ^ 2];
+        let mut frames = Frames::default();
+        frames.completed_by(&[b"GET / HTTP/1.1\r\n\r\n".as_slice(), &close].concat());
+        assert_eq!(frames.closed, Some(1002));
     }
 }

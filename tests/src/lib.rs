@@ -14,6 +14,7 @@ pub mod pipelines;
 pub mod process;
 pub mod proxy;
 pub mod pushing;
+pub mod raw;
 pub mod records;
 pub mod tiny;
 pub mod workspace;

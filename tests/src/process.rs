@@ -83,6 +83,11 @@ impl Process {
         text(&self.stdout)
     }
 
+    /// How many bytes it wrote to standard output until now.
+    pub fn stdout_bytes(&self) -> usize {
+        self.stdout.lock().expect("no panic while held").len()
+    }
+
     /// What it wrote to standard error until now.
     pub fn stderr(&self) -> String {
         text(&self.stderr)

@@ -60,6 +60,9 @@ struct State {
     passed: AtomicU64,
     frames: AtomicU64,
     frames_dropped: AtomicU64,
+    closed: AtomicU64,
+    /// What the next server says first; empty while nothing is left of it.
+    foreword: Mutex<Vec<u8>>,
     to: Mutex<Option<SocketAddr>>,
 }
 
@@ -99,6 +102,22 @@ impl Proxy {
     /// Does this from now on.
     pub fn fault(&self, fault: Fault) {
         self.state.fault.store(fault as u8, Ordering::Release);
+    }
+
+    /// Makes the next server that shakes hands say this first, whatever it is.
+    pub fn put_into_its_mouth(&self, foreword: Vec<u8>) {
+        *self.state.foreword.lock().expect("no panic while held") = foreword;
+    }
+
+    /// Whether that was said.
+    pub fn has_said_it(&self) -> bool {
+        let foreword = self.state.foreword.lock().expect("no panic while held");
+        foreword.is_empty()
+    }
+
+    /// The code of the last Close of a client; 0 where there was none.
+    pub fn closed(&self) -> u64 {
+        self.state.closed.load(Ordering::Acquire)
     }
 
     /// Leads new connections elsewhere.
@@ -167,6 +186,7 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<State>, to_server: bool) {
         to.set_write_timeout(Some(GLANCE)).expect("not zero");
         let mut buffer = vec![0; 64 * 1024];
         let mut frames = Frames::default();
+        let mut head = (!to_server).then(Vec::new);
         while !state.is_stopped() {
             match state.fault() {
                 Fault::Reset | Fault::Unavailable => {
@@ -198,6 +218,9 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<State>, to_server: bool) {
                 state.frames.fetch_add(whole, Ordering::AcqRel);
                 let dropped = if drops { whole } else { 0 };
                 state.frames_dropped.fetch_add(dropped, Ordering::AcqRel);
+                if let Some(code) = frames.closed.take() {
+                    state.closed.store(code.into(), Ordering::Release);
+                }
             }
             if drops {
                 continue;
@@ -205,7 +228,18 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<State>, to_server: bool) {
             if fault == Fault::Delay {
                 std::thread::sleep(DELAY);
             }
-            if !send(&mut to, &buffer[..count], &state) {
+            let mut bytes = &buffer[..count];
+            if let Some(after) = head.as_mut().and_then(|head| end_of_head(head, bytes)) {
+                head = None;
+                let foreword = state.foreword.lock().expect("no panic while held").clone();
+                if !send(&mut to, &bytes[..after], &state) || !send(&mut to, &foreword, &state) {
+                    state.foreword.lock().expect("no panic while held").clear();
+                    break;
+                }
+                state.foreword.lock().expect("no panic while held").clear();
+                bytes = &bytes[after..];
+            }
+            if !send(&mut to, bytes, &state) {
                 break;
             }
             if to_server {
@@ -215,6 +249,14 @@ fn pass(from: &TcpStream, to: &TcpStream, state: &Arc<State>, to_server: bool) {
         let _ = to.shutdown(Shutdown::Write);
         let _ = from.shutdown(Shutdown::Read);
     });
+}
+
+/// Where in `bytes` the head of an answer ends that begins in `head`, which they are added to.
+fn end_of_head(head: &mut Vec<u8>, bytes: &[u8]) -> Option<usize> {
+    let before = head.len();
+    head.extend_from_slice(bytes);
+    let end = head.windows(4).position(|end| end == b"\r\n\r\n")? + 4;
+    Some(end - before)
 }
 
 /// Sends all, unless a fault comes while the other side takes nothing.
