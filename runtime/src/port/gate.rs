@@ -100,13 +100,22 @@ impl Refused {
     }
 }
 
+/// How somebody who is in may misbehave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conduct {
+    /// It broke a protocol.
+    Breach,
+    /// It answers no more, or takes nothing.
+    Silence,
+}
+
 /// See the module.
 pub struct Gate {
     /// Nothing where no credentials are asked for.
     guard: Option<Guard>,
     throttle: Mutex<Throttle>,
     /// The same of those who are in and misbehave, which tells nothing about their credentials.
-    conduct: Mutex<Throttle>,
+    conduct: [Mutex<Throttle>; 2],
     refused: [Counter; REASONS.len()],
 }
 
@@ -192,7 +201,7 @@ impl Gate {
         Ok(Self {
             guard,
             throttle: Mutex::default(),
-            conduct: Mutex::default(),
+            conduct: Default::default(),
             refused: Default::default(),
         })
     }
@@ -322,9 +331,10 @@ impl Gate {
         lock(&self.throttle).failed(address, Instant::now()) == Failure::First
     }
 
-    /// Notes that somebody who is in broke a protocol; whether that is worth a line in the log.
-    pub fn is_news_of_conduct(&self, address: IpAddr) -> bool {
-        lock(&self.conduct).failed(address, Instant::now()) == Failure::First
+    /// Notes that somebody who is in misbehaves; whether that is worth a line in the log.
+    pub fn is_news_of(&self, conduct: Conduct, address: IpAddr) -> bool {
+        let throttle = &self.conduct[conduct as usize];
+        lock(throttle).failed(address, Instant::now()) == Failure::First
     }
 
     /// Follows the file, and ends sessions whose credential has ended. Never returns.

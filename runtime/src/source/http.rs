@@ -219,7 +219,7 @@ impl SourcePlan for Plan {
             let tls = self.port.tls.clone().map(Tls::open).transpose();
             let tls = tls.map_err(wrong)?;
             let gate = Gate::open(Store::of(&context.state_dir), self.port.asks).map_err(wrong)?;
-            let listener = port::bind(self.port.listen).await.map_err(wrong)?;
+            let listener = port::bind(self.port.listen).map_err(wrong)?;
             let address = listener.local_addr().map_err(|error| {
                 SourceError::io(format!("listening on {}", self.port.listen), error)
             })?;

@@ -151,7 +151,7 @@ impl SinkPlan for Plan {
             let tls = self.open_tls()?;
             let gate = Gate::open(Store::of(&context.state_dir), self.port.asks)
                 .map_err(|message| SinkError::Environment { message })?;
-            let listener = bind(self.port.listen).await?;
+            let listener = bind(self.port.listen)?;
             let address = listener.local_addr().map_err(|error| SinkError::Io {
                 context: format!("listening on {}", self.port.listen),
                 error,
@@ -167,7 +167,7 @@ impl SinkPlan for Plan {
 
     fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
         Box::pin(async {
-            let bound = bind(self.port.listen).await;
+            let bound = bind(self.port.listen);
             let mut steps = vec![ProbeStep {
                 layer: "listen",
                 ok: bound.is_ok(),
@@ -192,9 +192,8 @@ impl SinkPlan for Plan {
     }
 }
 
-async fn bind(listen: SocketAddr) -> Result<TcpListener, SinkError> {
-    let bound = port::bind(listen).await;
-    bound.map_err(|message| SinkError::Environment { message })
+fn bind(listen: SocketAddr) -> Result<TcpListener, SinkError> {
+    port::bind(listen).map_err(|message| SinkError::Environment { message })
 }
 
 /// Raises the soft limit of open files to the hard one: each subscriber takes a descriptor, and the

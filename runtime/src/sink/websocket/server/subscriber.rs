@@ -23,7 +23,7 @@ use super::socket::Socket;
 use super::v1::V1;
 use super::wire::Wire;
 use crate::journal::Position;
-use crate::port::gate::{Ended, Lease, Over};
+use crate::port::gate::{Conduct, Ended, Lease, Over};
 use crate::sink::websocket::protocol::{REQUEST_BYTES_MAX, Reason, Said, Subscribe, Wrong, close};
 use crate::sink::websocket::session::{Rules, Session};
 
@@ -110,7 +110,9 @@ pub(super) async fn run(
         End::FellBehind { lost } => {
             tracing::warn!(%peer, lost, "a subscriber fell behind the journal: disconnected");
         }
-        End::Dead => tracing::info!(%peer, "a subscriber answers no more: disconnected"),
+        End::Dead if hub.gate.is_news_of(Conduct::Silence, peer.ip()) => {
+            tracing::info!(%peer, "a subscriber answers no more: disconnected (further ones of this address are not told for a minute)");
+        }
         End::Taken => tracing::info!(%peer, "another session took a subscriber's name"),
         end => tracing::debug!(%peer, ?end, "a subscriber left"),
     }
@@ -318,7 +320,7 @@ impl<'a> Subscriber<'a> {
     fn note_breach(&self, how: &str) {
         self.hub.context.metrics.breaches.add(1);
         let peer = self.peer;
-        match self.hub.gate.is_news_of_conduct(peer.ip()) {
+        match self.hub.gate.is_news_of(Conduct::Breach, peer.ip()) {
             true => {
                 tracing::warn!(%peer, "a subscriber broke the protocol: {how} (further ones of this address are counted for a minute)")
             }

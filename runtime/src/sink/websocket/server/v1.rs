@@ -89,7 +89,9 @@ impl V1 {
         let (Some(steps), Some(asked)) = (self.sender.take_ack(), &self.session) else {
             return Ok(());
         };
-        if steps.position > sent {
+        // A frame has a record at least. Of those without a name it is all that is looked at: their acks
+        // mean nothing, and to walk over their frames is work that a stranger could ask for.
+        if steps.position > sent || steps.since > sent.since(steps.position) {
             return Err(Wrong::beyond());
         }
         let Some(held) = &asked.held else {
