@@ -19,8 +19,10 @@ pub struct Raw {
 pub enum Heard {
     /// A frame: its opcode and payload.
     Frame(u8, Vec<u8>),
-    /// The end of the connection, in order or not.
+    /// The end of the connection, in order.
     End,
+    /// Its end by a reset, with which the last words may be lost.
+    Reset,
     /// Nothing, for very long.
     Nothing,
 }
@@ -132,7 +134,8 @@ impl Raw {
         let mut buffer = [0; 16 * 1024];
         match self.stream.read(&mut buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Heard::Nothing),
-            Ok(0) | Err(_) => Err(Heard::End),
+            Err(_) => Err(Heard::Reset),
+            Ok(0) => Err(Heard::End),
             Ok(count) => {
                 self.unread.extend_from_slice(&buffer[..count]);
                 Ok(())

@@ -388,11 +388,16 @@ fn answer(raw: &mut Raw, entry: Entry) -> Answer {
                 let code = close
                     .first_chunk()
                     .map_or(0, |code| u16::from_be_bytes(*code));
+                // It ends at once, and not by a reset, with which others may never read why.
+                assert!(
+                    code >= 4000 || raw.next() == Heard::End,
+                    "no end after {code}"
+                );
                 return Closed(code);
             }
             Heard::Frame(0xa, pong) if pong == ARE_YOU_THERE => return Alive,
             Heard::Frame(..) => (),
-            Heard::End => return Ended,
+            Heard::End | Heard::Reset => return Ended,
             Heard::Nothing => return Nothing,
         }
     }
