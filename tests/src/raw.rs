@@ -116,7 +116,7 @@ impl Raw {
     }
 
     /// The next frame.
-    pub fn next(&mut self) -> Heard {
+    pub fn hear(&mut self) -> Heard {
         loop {
             if let Some((opcode, payload, end)) = whole_frame(&self.unread) {
                 let heard = Heard::Frame(opcode, self.unread[payload..end].to_vec());

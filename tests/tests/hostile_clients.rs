@@ -123,7 +123,7 @@ fn before_the_upgrade() -> Vec<Attack> {
             |_| {
                 once(
                     (0..4096_u32)
-                        .map(|n| (n * 7919 >> 3) as u8)
+                        .map(|n| ((n * 7919) >> 3) as u8)
                         .collect::<Vec<_>>(),
                 )
             },
@@ -326,7 +326,7 @@ impl Target {
             return (raw, String::new());
         }
         raw.send(&subscribes(r#""from":"latest""#)).expect("sent");
-        let Heard::Frame(_, hello) = raw.next() else {
+        let Heard::Frame(_, hello) = raw.hear() else {
             panic!("no hello");
         };
         let hello: serde_json::Value = serde_json::from_slice(&hello).expect("a hello");
@@ -383,14 +383,14 @@ fn answer(raw: &mut Raw, entry: Entry) -> Answer {
         };
     }
     loop {
-        match raw.next() {
+        match raw.hear() {
             Heard::Frame(0x8, close) => {
                 let code = close
                     .first_chunk()
                     .map_or(0, |code| u16::from_be_bytes(*code));
                 // It ends at once, and not by a reset, with which others may never read why.
                 assert!(
-                    code >= 4000 || raw.next() == Heard::End,
+                    code >= 4000 || raw.hear() == Heard::End,
                     "no end after {code}"
                 );
                 return Closed(code);
