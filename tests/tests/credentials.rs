@@ -185,7 +185,16 @@ fn i7_a_secret_is_nowhere_but_where_it_was_shown() {
         said.push_str(&one.wait().expect(0).stderr);
     }
     said.push_str(&subscribe(&url, &[], WRONG).wait().expect(3).stderr);
-    said.push_str(&ask(&url, "GET /metrics", ""));
+    let metrics = ask(
+        &url,
+        "GET /metrics",
+        &format!("Authorization: Bearer {secret}\r\n"),
+    );
+    assert!(
+        metrics.contains("wirefall_auth_failures_total"),
+        "{metrics}"
+    );
+    said.push_str(&metrics);
     let list = wirefall(["credentials", "list", text(&pipeline)])
         .wait()
         .expect(0);

@@ -1,6 +1,7 @@
 //! Server mode with subscribers that we did not write.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 
 use wirefall_tests::peers::{Language, Nginx, browser, certificate, subscriber, websocat};
@@ -83,6 +84,36 @@ fn i3_through_nginx_nothing_changes() {
         .filter_map(|language| subscriber(test, language, &url))
         .collect();
     everything_arrives(run, subscribers);
+}
+
+/// What `GET PATH` at an address is answered.
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("a port");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let patience = Some(wirefall_tests::PATIENCE);
+    stream.set_read_timeout(patience).expect("a socket");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+/// With no header of its own this one makes every visitor look like a program on this machine.
+#[test]
+fn metrics_do_not_pass_through_a_proxy_on_this_machine() {
+    let folder = Folder::new();
+    let (run, url) = run(&folder, &["hosts: [records.example.com]"]);
+    let Some(nginx) = Nginx::start("metrics_do_not_pass_through", address(&url)) else {
+        return;
+    };
+    for path in ["/metrics", "/v1/streams/test/status"] {
+        let answer = get(nginx.address, path);
+        assert!(answer.starts_with("HTTP/1.1 403"), "{path}: {answer}");
+        assert!(answer.contains("operate: loopback"), "{path}: {answer}");
+    }
+    let page = get(nginx.address, "/");
+    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    drop(run);
 }
 
 #[test]

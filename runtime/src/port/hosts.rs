@@ -64,6 +64,13 @@ pub fn allow(headers: &HeaderMap, hosts: &Hosts, origins: &[String]) -> Result<(
     }
 }
 
+/// Whether a request asks for this machine by a name that means no other.
+pub fn names_this_machine(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST);
+    host.and_then(|host| host.to_str().ok())
+        .is_some_and(is_loopback)
+}
+
 /// Whether a Host header names this machine, whatever the port.
 fn is_loopback(host: &str) -> bool {
     let Ok(authority) = host.parse::<http::uri::Authority>() else {

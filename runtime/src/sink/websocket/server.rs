@@ -81,12 +81,23 @@ pub enum AtEnd {
     Exit,
 }
 
+/// Who may see how the run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Operate {
+    /// Requests of this machine itself, and who shows a credential that allows it.
+    Loopback,
+    /// Only who shows such a credential.
+    Credential,
+}
+
 /// A checked server.
 #[derive(Clone, Debug)]
 pub struct Plan {
     port: PortPlan,
     /// Path of the stream.
     path: String,
+    operate: Operate,
     at_end: AtEnd,
     subscribers_max: NonZeroU32,
     framing: Framing,

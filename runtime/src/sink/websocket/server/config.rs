@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::lag::OnLag;
-use super::{AtEnd, Plan, Timing, page};
+use super::{AtEnd, Operate, Plan, Timing, page};
 use crate::driver::{Facts, Problem, inline_schema, read};
 use crate::port::keys::{Auth, TlsKeys, Written, escape};
 use crate::sink::SinkPlan;
@@ -44,6 +44,10 @@ pub struct Config {
     /// Addresses of proxies whose X-Forwarded-For counts.
     #[serde(default)]
     trusted_proxies: Vec<String>,
+    /// Who reads `/metrics` and the stream's `/status`: `credential`, who shows one that allows `operate`;
+    /// `loopback`, requests of this machine too. By default `loopback` on loopback without
+    /// `auth: required`, `hosts` and `trusted_proxies`, and `credential` elsewhere. See docs/operations.md.
+    operate: Option<Operate>,
     /// When the source is at its end: keep serving, or exit once the connected have everything.
     #[serde(default)]
     at_end: AtEnd,
@@ -157,6 +161,21 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
                 .help("frames that wait longer than a second are not live; 10ms is the default"),
         );
     }
+    let operate = config.operate.unwrap_or_else(|| {
+        // Whoever says that others come to this port has a proxy on this machine, or soon may have.
+        let is_for_others = port.as_ref().is_some_and(|port| {
+            let proxied = !port.hosts.listed.is_empty() || !port.trusted_proxies.is_empty();
+            !port.hosts.is_loopback || port.asks || proxied
+        });
+        match is_for_others {
+            true => Operate::Credential,
+            false => Operate::Loopback,
+        }
+    });
+    if config.operate == Some(Operate::Credential) && port.as_ref().is_some_and(|port| !port.asks) {
+        let message = "no credentials are asked for, so nobody could show one";
+        problems.push(Problem::error("/operate", message).help("say `auth: required` as well"));
+    }
     let framing = FramingKeys {
         format: config.format,
         framing: config.framing,
@@ -170,6 +189,7 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
         Some(port) if problems.is_empty() => Ok(Plan {
             port,
             path,
+            operate,
             at_end: config.at_end,
             subscribers_max: config.subscribers_max,
             framing,
@@ -268,6 +288,39 @@ mod tests {
                 "{listen} {auth:?}"
             );
         }
+    }
+
+    #[test]
+    fn loopback_operates_where_nobody_else_is_expected_or_where_it_is_said() {
+        use Operate::{Credential, Loopback};
+        for (config, expected) in [
+            (json!({ "listen": "127.0.0.1:0" }), Loopback),
+            (
+                json!({ "listen": "127.0.0.1:0", "auth": "required" }),
+                Credential,
+            ),
+            (
+                json!({ "listen": "127.0.0.1:0", "hosts": ["a.example"] }),
+                Credential,
+            ),
+            (
+                json!({ "listen": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"] }),
+                Credential,
+            ),
+            (
+                json!({ "listen": "0.0.0.0:0", "insecure": true }),
+                Credential,
+            ),
+            (
+                json!({ "listen": "0.0.0.0:0", "insecure": true, "operate": "loopback" }),
+                Loopback,
+            ),
+        ] {
+            let plan = plan(read(config.clone()).expect("a config"), &Facts::default());
+            assert_eq!(plan.expect("a plan").operate, expected, "{config}");
+        }
+        let nobody = json!({ "listen": "127.0.0.1:0", "operate": "credential" });
+        assert_eq!(problems(nobody)[0].0, "/operate");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::request::Parts;
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -17,12 +17,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::Hub;
 use super::http::switching;
+use super::{Hub, Operate};
 use crate::credentials::Scope;
 use crate::port::answer::{Answer, put, text, wait};
 use crate::port::gate::presented::{client, is_forwarded, is_of_a_script};
 use crate::port::gate::{Gate, Lease, Refused, Spent, TICKET_LIFETIME};
+use crate::port::hosts::names_this_machine;
 use crate::sink::websocket::protocol::close;
 
 /// Refusals by Close that are going on at a time (I4); beyond, the refusal is plain HTTP.
@@ -114,12 +115,18 @@ pub(super) fn ticket(hub: &Hub, peer: IpAddr, request: &Parts) -> Answer {
 /// Whether somebody may see how the run is: from this machine itself, or with a credential.
 pub(super) fn operator(hub: &Hub, peer: IpAddr, request: &Parts) -> Result<(), Box<Answer>> {
     let client = client_of(hub, peer, request);
-    // A proxy on this machine speaks for others.
-    if client.is_loopback() && !is_forwarded(&request.headers) {
+    if hub.plan.operate == Operate::Loopback && is_local(client, &request.headers) {
         return Ok(());
     }
     if !hub.gate.asks() {
-        let hint = "this is for requests from the machine itself; with `auth: required`, for credentials that allow `operate`";
+        let hint = match hub.plan.operate {
+            Operate::Loopback => {
+                "this is for requests from the machine itself; with `auth: required`, for credentials that allow `operate`"
+            }
+            Operate::Credential => {
+                "`hosts` or `trusted_proxies` say that others reach this port, so this is for credentials that allow `operate` (`auth: required`), unless `operate: loopback` says that no proxy passes it on"
+            }
+        };
         return Err(Box::new(text(StatusCode::FORBIDDEN, hint)));
     }
     match hub.gate.admit(Scope::Operate, request) {
@@ -128,6 +135,12 @@ pub(super) fn operator(hub: &Hub, peer: IpAddr, request: &Parts) -> Result<(), B
             in_http(&hub.gate, client, &Told::Refused(refused)).0,
         )),
     }
+}
+
+/// Whether a request is this machine's own, as far as it tells: a proxy here speaks for others, and most
+/// say so by a header, or pass on the name by which they were asked.
+fn is_local(client: IpAddr, headers: &HeaderMap) -> bool {
+    client.is_loopback() && !is_forwarded(headers) && names_this_machine(headers)
 }
 
 fn client_of(hub: &Hub, peer: IpAddr, request: &Parts) -> IpAddr {

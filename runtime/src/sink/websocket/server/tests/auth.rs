@@ -263,8 +263,8 @@ async fn i4_an_address_that_fails_too_often_waits_and_a_good_credential_does_not
 }
 
 #[tokio::test]
-async fn metrics_are_for_operators_and_for_this_machine() {
-    let settings = json!({ "trusted_proxies": ["127.0.0.1"] });
+async fn metrics_are_for_operators_and_where_it_is_said_for_this_machine() {
+    let settings = json!({ "trusted_proxies": ["127.0.0.1"], "operate": "loopback" });
     let (running, store, reader) = asking(settings, wanted(&[Scope::Subscribe])).await;
     let operator = store.change(|ring| ring.create(wanted(&[Scope::Operate]), now()));
     let operator = operator.expect("a credential");
@@ -293,6 +293,62 @@ async fn metrics_are_for_operators_and_for_this_machine() {
     ] {
         let answer = ask(&running, "GET", "/metrics", &headers).await;
         assert!(answer.starts_with(expected), "{headers:?}: {answer}");
+    }
+}
+
+/// A proxy on this machine that adds nothing to a request looks like this machine itself.
+#[tokio::test]
+async fn loopback_is_not_enough_where_others_are_expected() {
+    const STATUS: &str = "/v1/streams/flights/status";
+    for (settings, expected) in [
+        (json!({}), "200"),
+        (json!({ "hosts": ["records.example.com"] }), "403"),
+        (json!({ "trusted_proxies": ["10.0.0.7"] }), "403"),
+        (
+            json!({ "hosts": ["records.example.com"], "operate": "loopback" }),
+            "200",
+        ),
+    ] {
+        let running = Running::start(settings.clone(), 1 << 20).await;
+        for path in ["/metrics", STATUS] {
+            let answer = ask(&running, "GET", path, &[]).await;
+            let status = answer.split(' ').nth(1);
+            assert_eq!(status, Some(expected), "{settings} {path}: {answer}");
+        }
+    }
+    let (running, _, issued) = asking(json!({}), wanted(&Scope::ALL)).await;
+    let authorization = format!("Authorization: {}", bearer(issued.secret.reveal()));
+    for (headers, expected) in [(vec![], "401"), (vec![&*authorization], "200")] {
+        let answer = ask(&running, "GET", STATUS, &headers).await;
+        assert_eq!(answer.split(' ').nth(1), Some(expected), "{answer}");
+    }
+}
+
+/// Most proxies pass on the name by which they were asked, or say whom they speak for.
+#[tokio::test]
+async fn what_a_proxy_passed_on_is_not_local() {
+    let settings = json!({ "hosts": ["records.example.com"], "operate": "loopback" });
+    let running = Running::start(settings, 1 << 20).await;
+    let own = format!("Host: {}", running.address);
+    for (headers, expected) in [
+        (vec![&*own], "200"),
+        (vec!["Host: records.example.com"], "403"),
+        (vec![&*own, "Forwarded: for=192.0.2.1"], "403"),
+        (vec![&*own, "X-Forwarded-For: 127.0.0.1"], "403"),
+        (vec![&*own, "X-Real-IP: 127.0.0.1"], "403"),
+        (vec![&*own, "Via: 1.1 proxy"], "403"),
+    ] {
+        let mut stream = TcpStream::connect(running.address).await.expect("a port");
+        let request = format!("GET /metrics HTTP/1.1\r\n{}\r\n\r\n", headers.join("\r\n"));
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        soon("an answer", read).await.expect("text");
+        assert_eq!(
+            answer.split(' ').nth(1),
+            Some(expected),
+            "{headers:?}: {answer}"
+        );
     }
 }
 
