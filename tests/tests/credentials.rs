@@ -9,7 +9,7 @@ use serde_json::Value;
 use wirefall_tests::peers::{certificate, free_address};
 use wirefall_tests::process::command;
 use wirefall_tests::workspace::root;
-use wirefall_tests::{Folder, Process, Signal, pipelines, wait_until, wirefall};
+use wirefall_tests::{Folder, Process, Signal, pipelines, wait_for, wait_until, wirefall};
 
 /// What nobody may find. Not one that could come about by chance.
 const WRONG: &str = "wf_wrongwrongwrongwrongwrongwrongwrongwrongwro";
@@ -297,6 +297,73 @@ fn a_rotation_ends_the_sessions_of_the_old_secret_after_its_grace() {
     );
     run.signal(Signal::Terminate);
     run.wait().expect(0);
+}
+
+/// Over a rotation and a kill, and until it is revoked.
+#[test]
+fn a_name_stays_with_the_credential_that_used_it_first() {
+    const NAMED: [&str; 2] = ["--name", "archive"];
+    let folder = Folder::new();
+    let sink = ["listen: 127.0.0.1:0", "auth: required"].map(str::to_owned);
+    let pipeline = pipelines::pipeline(&folder, "stdin", &[], &sink, "journal: { driver: disk }\n");
+    let [mine, other] = [(); 2].map(|()| create(&pipeline, "subscribe"));
+    let (id, other) = (word(&mine, "id"), word(&other, "secret"));
+    let refused = |url: &str| {
+        let ended = subscribe(url, &NAMED, &other).wait();
+        assert_ne!(ended.code, Some(0));
+        let told = "this name belongs to another credential";
+        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+    };
+    let (mut first, url) = run(&pipeline);
+    let holder = subscribe(&url, &NAMED, &word(&mine, "secret"));
+    wait_until("a record", || {
+        assert!(first.write(b"{\"n\":0}\n"));
+        !holder.stdout().is_empty()
+    });
+    refused(&url);
+    assert!(first.write(b"{\"n\":1}\n"));
+    wait_until("the next record", || {
+        holder.stdout().contains("{\"n\":1}\n")
+    });
+    holder.signal(Signal::Terminate);
+    holder.wait().expect(0);
+    refused(&url);
+    // While it is away; seen by somebody without a name, so it is in the journal.
+    assert!(first.write(b"{\"n\":2}\n"));
+    let anybody = subscribe(&url, &["--from", "earliest"], &other);
+    wait_until("it is published", || {
+        anybody.stdout().contains("{\"n\":2}\n")
+    });
+    wait_until("the name is written down", || {
+        let files = files_below(&folder.path("state"));
+        let mut cursors = files
+            .iter()
+            .filter(|(path, _)| path.ends_with("cursors.json"));
+        cursors.any(|(_, text)| text.contains("archive") && text.contains(&id))
+    });
+    first.signal(Signal::Kill);
+    first.wait();
+    drop(anybody);
+    let rotate = ["credentials", "rotate", text(&pipeline), &id, "--json"];
+    let rotated = wirefall(rotate).wait().expect(0);
+    let rotated: Value = serde_json::from_str(&rotated.stdout).expect("JSON");
+    let (mut second, url) = run(&pipeline);
+    refused(&url);
+    let one = [&NAMED[..], &["--limit", "1"]].concat();
+    let came = subscribe(&url, &one, &word(&rotated, "secret")).wait();
+    assert_eq!(came.expect(0).stdout, "{\"n\":2}\n", "it goes on");
+    assert!(second.write(b"{\"n\":3}\n"));
+    wirefall(["credentials", "revoke", text(&pipeline), &id])
+        .wait()
+        .expect(0);
+    // The process takes note of it within a second.
+    let came = wait_for("the name is free", || {
+        let ended = subscribe(&url, &one, &other).wait();
+        (ended.code == Some(0)).then_some(ended.stdout)
+    });
+    assert_eq!(came, "{\"n\":3}\n", "from where the name stood");
+    second.signal(Signal::Terminate);
+    second.wait().expect(0);
 }
 
 /// Who rotates has neither the pipeline's other secrets nor its plugins.

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use super::cursors::Cursors;
 use super::pins::Pins;
-use super::{Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
+use super::{Bookmark, Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::driver::BoxFuture;
 use folder::{Folder, RealFolder};
@@ -456,13 +456,13 @@ impl Journal for Disk {
         Cursor::new(from, Box::new(move |to| shared.move_pin(id, to)))
     }
 
-    fn remembered(&self, name: &str) -> Option<Position> {
+    fn remembered(&self, name: &str) -> Option<Bookmark> {
         self.shared.state().cursors.get(name)
     }
 
-    fn remember(&self, name: &str, at: Position) {
+    fn remember(&self, name: &str, bookmark: Bookmark) {
         let mut state = self.shared.state();
-        state.cursors.set(name, at);
+        state.cursors.set(name, bookmark);
         if state.cursors_moved.is_none() {
             state.cursors_moved = Some(Instant::now());
             self.shared.work.notify_one();

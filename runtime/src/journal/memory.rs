@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::cursors::Cursors;
 use super::pins::Pins;
-use super::{Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
+use super::{Bookmark, Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
 use crate::checkpoint::Delta;
 use crate::driver::BoxFuture;
 
@@ -205,12 +205,12 @@ impl Journal for Memory {
         Cursor::new(from, Box::new(move |to| shared.move_pin(id, to)))
     }
 
-    fn remembered(&self, name: &str) -> Option<Position> {
+    fn remembered(&self, name: &str) -> Option<Bookmark> {
         self.shared.state().cursors.get(name)
     }
 
-    fn remember(&self, name: &str, at: Position) {
-        self.shared.state().cursors.set(name, at);
+    fn remember(&self, name: &str, bookmark: Bookmark) {
+        self.shared.state().cursors.set(name, bookmark);
     }
 
     fn close(&self) {

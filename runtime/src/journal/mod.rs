@@ -22,6 +22,8 @@ pub mod disk;
 pub mod memory;
 mod pins;
 
+pub use cursors::Bookmark;
+
 /// A place in the journal: how many records were appended before it. Opaque outside this module and
 /// the session's arithmetic; peers are given it as a string.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -231,15 +233,16 @@ pub trait Journal: Send + Sync {
     /// Keeps everything from `from` on until the pin is moved or dropped.
     fn pin(&self, from: Position) -> Cursor;
 
-    /// The position that was last remembered under `name`, by this run or, where the journal survives,
-    /// by an earlier one. It may be out of retention by now, and after a crash it may be an older one; it
-    /// is never beyond the head.
-    fn remembered(&self, name: &str) -> Option<Position>;
+    /// What was last remembered under `name`, by this run or, where the journal survives, by an earlier
+    /// one. The position may be out of retention by now, and after a crash it may be an older one; it is
+    /// never beyond the head.
+    fn remembered(&self, name: &str) -> Option<Bookmark>;
 
-    /// Remembers a position under a name that the caller has checked; a reader that comes back starts
-    /// there. Cheap: it is written down soon, not now. At most [`cursors::CURSORS_MAX`] names are kept
-    /// (I4), and the one that was unused for longest goes. Holds nothing back: that is a pin's work.
-    fn remember(&self, name: &str, at: Position);
+    /// Remembers a position, and whose it is, under a name that the caller has checked; a reader that
+    /// comes back starts there. Cheap: it is written down soon, not now. At most
+    /// [`cursors::CURSORS_MAX`] names are kept (I4), and the one that was unused for longest goes. Holds
+    /// nothing back: that is a pin's work.
+    fn remember(&self, name: &str, bookmark: Bookmark);
 
     /// No append will come any more: readers that reach the head are at the end.
     fn close(&self);

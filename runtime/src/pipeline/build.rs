@@ -78,7 +78,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         Delivery::Published => marks.head,
         Delivery::Confirmed => {
             let remembered = journal.remembered(SINK_CURSOR);
-            remembered.unwrap_or_default().max(marks.tail)
+            remembered.map_or(marks.tail, |left| left.at.max(marks.tail))
         }
     };
     let (confirmed_by_sink, confirmed) = watch::channel(from);

@@ -422,7 +422,8 @@ impl Run<'_> {
     fn confirm(&mut self, confirmed: Position) {
         self.note(|books| books.confirm(confirmed));
         if self.survives {
-            self.journal.remember(SINK_CURSOR, self.books.confirmed());
+            let confirmed = self.books.confirmed();
+            self.journal.remember(SINK_CURSOR, confirmed.into());
         }
     }
 

@@ -51,10 +51,12 @@ pub enum Refused {
     UsedTicket,
     /// The credential is good, but not for this.
     Scope(Scope),
+    /// The name that was said is another credential's.
+    Name,
 }
 
 /// Names of the reasons, for metrics, in the order of [`Refused::index`].
-const REASONS: [&str; 9] = [
+const REASONS: [&str; 10] = [
     "missing",
     "unreadable",
     "in_query",
@@ -64,6 +66,7 @@ const REASONS: [&str; 9] = [
     "ticket_unknown",
     "ticket_used",
     "scope",
+    "name",
 ];
 
 impl Refused {
@@ -78,6 +81,7 @@ impl Refused {
             Self::NoTicket => 6,
             Self::UsedTicket => 7,
             Self::Scope(_) => 8,
+            Self::Name => 9,
         }
     }
 
@@ -96,6 +100,7 @@ impl Refused {
             Self::NoTicket => "the ticket is wrong, or its time is over".to_owned(),
             Self::UsedTicket => "the ticket was used before".to_owned(),
             Self::Scope(scope) => format!("this credential does not allow `{}`", scope.name()),
+            Self::Name => "this name belongs to another credential".to_owned(),
         }
     }
 }
@@ -299,6 +304,20 @@ impl Gate {
         failure
     }
 
+    /// Whether there is a credential of this ID, be it good or past its end.
+    pub fn has_credential(&self, id: &str) -> bool {
+        self.guard.as_ref().is_some_and(|guard| {
+            let ring = guard.ring();
+            ring.credentials.iter().any(|one| *one.id == *id)
+        })
+    }
+
+    /// Notes that a session that is in is refused a name.
+    pub fn refuse_name(&self, client: IpAddr) -> String {
+        self.note(Refused::Name, client);
+        Refused::Name.words()
+    }
+
     /// Notes a refusal, and gives its answer; and whether the address is to wait because it failed too
     /// often.
     pub fn refuse(&self, refused: Refused, client: IpAddr) -> (Answer, bool) {
@@ -310,7 +329,7 @@ impl Gate {
             return (wait(&reason, until), true);
         }
         let status = match refused {
-            Refused::Scope(_) => StatusCode::FORBIDDEN,
+            Refused::Scope(_) | Refused::Name => StatusCode::FORBIDDEN,
             Refused::InQuery => StatusCode::BAD_REQUEST,
             _ => StatusCode::UNAUTHORIZED,
         };

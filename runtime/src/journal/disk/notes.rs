@@ -5,13 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::folder::{Folder, read_small, replace_small};
-use crate::journal::Position;
 use crate::journal::cursors::Cursors;
+use crate::journal::{Bookmark, Position};
 
 /// How the journal was left.
 pub const STATE: &str = "state.json";
@@ -78,21 +79,61 @@ fn checksum(text: &str) -> String {
 }
 
 /// Cursors as they are written down.
-pub type Written = BTreeMap<String, u64>;
+pub type Written = BTreeMap<String, Noted>;
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Noted {
+    /// The position of one that is nobody's.
+    At(u64),
+    /// Of one that is somebody's.
+    Owned {
+        /// The position.
+        at: u64,
+        /// Whose it is.
+        owner: Arc<str>,
+    },
+}
+
+impl Noted {
+    /// The position.
+    pub fn at(&self) -> u64 {
+        match self {
+            Self::At(at) | Self::Owned { at, .. } => *at,
+        }
+    }
+
+    fn owner(&self) -> Option<Arc<str>> {
+        match self {
+            Self::At(_) => None,
+            Self::Owned { owner, .. } => Some(Arc::clone(owner)),
+        }
+    }
+}
 
 /// What is to be written of `cursors`.
 pub fn written(cursors: &Cursors) -> Written {
     cursors
         .iter()
-        .map(|(name, at)| (name.to_owned(), at.0))
+        .map(|(name, bookmark)| {
+            let at = bookmark.at.0;
+            let noted = match bookmark.owner.clone() {
+                None => Noted::At(at),
+                Some(owner) => Noted::Owned { at, owner },
+            };
+            (name.to_owned(), noted)
+        })
         .collect()
 }
 
 /// The cursors that were written, none beyond `head`: behind what was lost there is nothing.
 pub fn cursors(written: &Written, head: Position) -> Cursors {
     let mut cursors = Cursors::default();
-    for (name, at) in written {
-        cursors.set(name, Position(*at).min(head));
+    for (name, noted) in written {
+        let at = Position(noted.at()).min(head);
+        let owner = noted.owner();
+        cursors.set(name, Bookmark { at, owner });
     }
     cursors
 }
@@ -108,7 +149,7 @@ mod tests {
         let path = folder.path().to_owned();
         let folder = RealFolder { path: path.clone() };
         assert!(read::<Written>(&folder, CURSORS).unwrap().is_none());
-        let notes = Written::from([("a".to_owned(), 1234)]);
+        let notes = Written::from([("a".to_owned(), Noted::At(1234))]);
         write(&folder, CURSORS, &notes).unwrap();
         assert_eq!(read(&folder, CURSORS).unwrap(), Some(notes));
         let text = std::fs::read_to_string(path.join(CURSORS)).unwrap();

@@ -73,7 +73,14 @@ pub(super) fn open_log(
         exists: left.is_some(),
         safe: match may_have_lost {
             true => Position::default(),
-            false => Position(written.values().copied().chain(clean).max().unwrap_or(0)),
+            false => Position(
+                written
+                    .values()
+                    .map(notes::Noted::at)
+                    .chain(clean)
+                    .max()
+                    .unwrap_or(0),
+            ),
         },
     };
     let synced = options.sync != Sync::None;

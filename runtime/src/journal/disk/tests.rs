@@ -233,15 +233,21 @@ async fn cursors_come_back_and_are_never_beyond_the_head() {
     let journal = open(options(folder.path()));
     journal.append(numbered(0, 10), vec![]).await.unwrap();
     durable(&journal, 10).await;
-    journal.remember("a", Position(4));
-    journal.remember("a", Position(7));
+    journal.remember("a", Position(4).into());
+    journal.remember("a", Position(7).into());
+    let owned = Bookmark {
+        at: Position(5),
+        owner: Some("somebody".into()),
+    };
+    journal.remember("owned", owned.clone());
     journal.finish().await.unwrap();
     drop(journal);
     let journal = open(options(folder.path()));
-    assert_eq!(journal.remembered("a"), Some(Position(7)));
+    assert_eq!(journal.remembered("a"), Some(Position(7).into()));
+    assert_eq!(journal.remembered("owned"), Some(owned));
     assert_eq!(journal.remembered("b"), None);
     // Also without a last word, some time after it moved.
-    journal.remember("a", Position(9));
+    journal.remember("a", Position(9).into());
     let written = || std::fs::read_to_string(folder.path().join(notes::CURSORS)).unwrap();
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while !written().contains("\"a\":9") {
@@ -252,7 +258,7 @@ async fn cursors_come_back_and_are_never_beyond_the_head() {
     drop(journal);
     assert_eq!(
         open(options(folder.path())).remembered("a"),
-        Some(Position(9))
+        Some(Position(9).into())
     );
 }
 

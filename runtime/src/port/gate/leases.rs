@@ -216,6 +216,11 @@ impl Lease {
         Self { held, ended }
     }
 
+    /// The ID of the credential that is held.
+    pub fn credential(&self) -> Option<&Arc<str>> {
+        self.held.as_ref().map(|held| &held.id)
+    }
+
     /// Counts bytes that were sent.
     pub fn sent(&self, bytes: usize) {
         if let Some(held) = &self.held {

@@ -158,7 +158,9 @@ fn in_http(gate: &Gate, client: IpAddr, told: &Told) -> (Answer, bool) {
 /// A whole Close frame.
 fn close_frame(told: &Told) -> Vec<u8> {
     let (code, reason) = match told {
-        Told::Refused(refused @ Refused::Scope(_)) => (close::FORBIDDEN, refused.words()),
+        Told::Refused(refused @ (Refused::Scope(_) | Refused::Name)) => {
+            (close::FORBIDDEN, refused.words())
+        }
         Told::Refused(refused) => (close::UNKNOWN, refused.words()),
         Told::Spent(spent) => (close::TOO_MANY, spent.reason.clone()),
     };

@@ -1,6 +1,7 @@
 //! Subscribers with names: who has a name now, how far it has acknowledged, and who holds the journal.
 //!
-//! Owns the pins of the names in `on_lag: block` and their deadlines (I4), and that a name is in use once.
+//! Owns the pins of the names in `on_lag: block` and their deadlines (I4), that a name is in use once, and
+//! that it belongs to the credential that used it first.
 //! Never sends anything: `subscriber` is told by its token that its name was taken.
 
 use std::collections::HashMap;
@@ -11,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::lag::LagPlan;
-use crate::journal::{Cursor, Journal, Position, Read};
+use crate::journal::{Bookmark, Cursor, Journal, Position, Read};
 use crate::metrics::Metrics;
 
 /// How often it is looked whether a name holds the journal for too long, where none is near its end.
@@ -37,6 +38,8 @@ struct State {
 struct Entry {
     /// Everything below is safe with the subscriber; `None` before its first session ever.
     acked: Option<Position>,
+    /// The credential that used the name first; `None` where none was shown so far.
+    owner: Option<Arc<str>>,
     /// The session that has the name.
     holder: Option<(u64, CancellationToken)>,
     hold: Option<Hold>,
@@ -58,14 +61,23 @@ pub(super) struct Held {
     pub(super) taken: CancellationToken,
 }
 
+/// The name is another credential's.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Foreign {
+    /// The ID of that one.
+    pub(super) owner: Arc<str>,
+}
+
 impl Names {
     /// No name is in use; those in `lag.block` hold the journal from where an earlier run left them.
     pub(super) fn new(lag: &LagPlan, journal: Arc<dyn Journal>, metrics: Arc<Metrics>) -> Self {
         let mut state = State::default();
         for name in &lag.block {
-            let acked = journal.remembered(name);
+            let left = journal.remembered(name);
+            let acked = left.as_ref().map(|left| left.at);
             let entry = Entry {
                 acked,
+                owner: left.and_then(|left| left.owner),
                 holder: None,
                 hold: Some(Hold {
                     pin: acked.map(|at| pin(&*journal, at)),
@@ -88,23 +100,56 @@ impl Names {
             .expect("no code panics while it holds the names")
     }
 
-    /// Gives the name to a new session, and ends the one that had it. Returns its cursor, if it has one.
-    pub(super) fn take(&self, name: &str) -> (Held, Option<Position>) {
+    /// Gives the name to a new session of the credential `who`, and ends the one that had it. Returns its
+    /// cursor, if it has one. `exists`: whether there is still a credential of an ID.
+    ///
+    /// # Errors
+    /// The name is another credential's; whoever has it keeps it.
+    pub(super) fn take(
+        &self,
+        name: &str,
+        who: Option<&Arc<str>>,
+        exists: impl Fn(&str) -> bool,
+    ) -> Result<(Held, Option<Position>), Foreign> {
         let mut state = self.state();
+        let (acked, mut owner) = match state.entries.get(name) {
+            Some(entry) if entry.acked.is_some() => (entry.acked, entry.owner.clone()),
+            _ => match self.journal.remembered(name) {
+                Some(left) => (Some(left.at), left.owner),
+                None => (None, None),
+            },
+        };
+        if let Some(who) = who.filter(|who| owner.as_ref() != Some(who)) {
+            if let Some(owner) = owner.filter(|owner| exists(owner)) {
+                return Err(Foreign { owner });
+            }
+            owner = Some(Arc::clone(who));
+            if let Some(at) = acked {
+                let owner = owner.clone();
+                self.journal.remember(name, Bookmark { at, owner });
+            }
+        }
         state.sessions += 1;
         let session = state.sessions;
         let taken = CancellationToken::new();
         let entry = state.entries.entry(name.to_owned()).or_default();
+        (entry.acked, entry.owner) = (acked, owner);
         if let Some((_, before)) = entry.holder.replace((session, taken.clone())) {
             before.cancel();
         }
-        entry.acked = entry.acked.or_else(|| self.journal.remembered(name));
         let held = Held {
             name: name.to_owned(),
             session,
             taken,
         };
-        (held, entry.acked)
+        Ok((held, acked))
+    }
+
+    /// The name is at `at`, and the journal remembers it.
+    fn put(&self, name: &str, entry: &mut Entry, at: Position) {
+        entry.acked = Some(at);
+        let owner = entry.owner.clone();
+        self.journal.remember(name, Bookmark { at, owner });
     }
 
     /// The session starts at `from`. A name that had no cursor has one from here on, so that what is
@@ -114,10 +159,10 @@ impl Names {
         let Some(entry) = state.entry_of(held) else {
             return;
         };
-        let at = *entry.acked.get_or_insert_with(|| {
-            self.journal.remember(&held.name, from);
-            from
-        });
+        let at = entry.acked.unwrap_or(from);
+        if entry.acked.is_none() {
+            self.put(&held.name, entry, from);
+        }
         if let Some(hold) = &mut entry.hold
             && hold.pin.is_none()
         {
@@ -135,8 +180,7 @@ impl Names {
         if entry.acked.is_some_and(|acked| to <= acked) {
             return;
         }
-        entry.acked = Some(to);
-        self.journal.remember(&held.name, to);
+        self.put(&held.name, entry, to);
         if let Some(hold) = &mut entry.hold {
             hold.acked_at = Instant::now();
             match &mut hold.pin {
@@ -266,6 +310,12 @@ mod tests {
         }
     }
 
+    /// As where no credentials are asked for.
+    fn taken(names: &Names, name: &str) -> (Held, Option<Position>) {
+        let taken = names.take(name, None, |_| unreachable!("nobody has one"));
+        taken.expect("anybody's")
+    }
+
     fn tail(journal: &Memory) -> Position {
         journal.marks().borrow().tail
     }
@@ -274,7 +324,7 @@ mod tests {
     async fn i4_a_name_holds_from_where_an_earlier_run_left_it_until_the_deadline() {
         let journal = journal(4);
         append(&journal, 2).await;
-        journal.remember("archive", Position(1));
+        journal.remember("archive", Position(1).into());
         let deadline = Duration::from_secs(30);
         let names = names(&journal, deadline);
         append(&journal, 3).await;
@@ -287,7 +337,7 @@ mod tests {
         append(&journal, 3).await;
         assert_eq!(tail(&journal), Position(4));
         // It holds again from its next ack on.
-        let (held, remembered) = names.take("archive");
+        let (held, remembered) = taken(&names, "archive");
         assert_eq!(remembered, Some(Position(1)));
         names.acked(&held, Position(6));
         append(&journal, 2).await;
@@ -298,7 +348,7 @@ mod tests {
     async fn who_has_acknowledged_everything_is_never_too_slow() {
         let journal = journal(4);
         let names = names(&journal, Duration::from_secs(30));
-        let (held, _) = names.take("archive");
+        let (held, _) = taken(&names, "archive");
         names.begin(&held, Position(0));
         append(&journal, 2).await;
         names.acked(&held, Position(2));
@@ -311,15 +361,70 @@ mod tests {
         let journal = journal(4);
         append(&journal, 3).await;
         let names = names(&journal, Duration::from_secs(30));
-        let (first, _) = names.take("other");
+        let (first, _) = taken(&names, "other");
         names.begin(&first, Position(0));
-        let (second, remembered) = names.take("other");
+        let (second, remembered) = taken(&names, "other");
         assert!(first.taken.is_cancelled() && !second.taken.is_cancelled());
         assert_eq!(remembered, Some(Position(0)));
         names.acked(&first, Position(2));
         names.leave(&first);
         names.acked(&second, Position(1));
         names.acked(&second, Position(0));
-        assert_eq!(journal.remembered("other"), Some(Position(1)));
+        assert_eq!(journal.remembered("other"), Some(Position(1).into()));
+    }
+
+    #[tokio::test]
+    async fn a_name_belongs_to_the_credential_that_used_it_first() {
+        let journal = journal(4);
+        append(&journal, 3).await;
+        let names = names(&journal, Duration::from_secs(30));
+        let [a, b] = ["a", "b"].map(Arc::<str>::from);
+        let all = |_: &str| true;
+        for name in ["archive", "other"] {
+            let (first, _) = names.take(name, Some(&a), all).expect("free");
+            names.begin(&first, Position(0));
+            let foreign = Foreign {
+                owner: Arc::clone(&a),
+            };
+            assert_eq!(names.take(name, Some(&b), all).unwrap_err(), foreign);
+            assert!(!first.taken.is_cancelled(), "it notices nothing");
+            names.acked(&first, Position(2));
+            names.leave(&first);
+            assert_eq!(names.take(name, Some(&b), all).unwrap_err(), foreign);
+            let (second, left) = names.take(name, Some(&a), all).expect("its own");
+            assert_eq!(left, Some(Position(2)));
+            names.leave(&second);
+            // Once the first is revoked the name is free, and then the next one's.
+            let (third, left) = names.take(name, Some(&b), |_| false).expect("free");
+            assert_eq!(left, Some(Position(2)));
+            names.leave(&third);
+            assert_eq!(names.take(name, Some(&a), all).unwrap_err().owner, b);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_of_an_earlier_run_is_still_its_owners() {
+        let journal = journal(4);
+        append(&journal, 3).await;
+        let owner = Some(Arc::<str>::from("a"));
+        for name in ["archive", "other"] {
+            let (at, owner) = (Position(1), owner.clone());
+            journal.remember(name, Bookmark { at, owner });
+        }
+        journal.remember("of nobody", Position(1).into());
+        let names = names(&journal, Duration::from_secs(30));
+        let b = Arc::<str>::from("b");
+        for name in ["archive", "other"] {
+            assert!(names.take(name, Some(&b), |_| true).is_err(), "{name}");
+            // Where no credentials are asked for any more, names are anybody's.
+            let (held, left) = taken(&names, name);
+            assert_eq!(left, Some(Position(1)));
+            names.acked(&held, Position(2));
+            let kept = journal.remembered(name).expect("a cursor");
+            assert_eq!((kept.at, kept.owner), (Position(2), owner.clone()));
+        }
+        names.take("of nobody", Some(&b), |_| true).expect("free");
+        let kept = journal.remembered("of nobody").expect("a cursor");
+        assert_eq!(kept.owner, Some(b));
     }
 }

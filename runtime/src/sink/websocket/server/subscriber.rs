@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::outgoing::Wrote;
 use super::Hub;
+use super::names::Foreign;
 use super::release::Signal;
 use super::socket::Socket;
 use super::v1::V1;
@@ -58,7 +59,7 @@ enum End {
     Wrong,
     /// Another session took its name.
     Taken,
-    /// Its credential is good no more, or is used too much.
+    /// Its credential is good no more, is used too much, or is not that of the name.
     Unleased,
     /// It answered no Ping, or took nothing for too long.
     Dead,
@@ -309,7 +310,15 @@ impl<'a> Subscriber<'a> {
     fn begin(&mut self, subscribe: Subscribe) {
         let now = self.started.elapsed();
         let v1 = self.v1.as_mut().expect("only v1 has messages");
-        let from = v1.begin(now, self.hub, subscribe, self.socket.rest());
+        let (who, rest) = (self.lease.credential(), self.socket.rest());
+        let from = match v1.begin(now, self.hub, who, subscribe, rest) {
+            Ok(from) => from,
+            Err(Foreign { owner }) => {
+                tracing::debug!(peer = %self.peer, ?who, ?owner, "a name is another credential's");
+                let reason = self.hub.gate.refuse_name(self.peer.ip());
+                return self.close(close::FORBIDDEN, &reason, End::Unleased);
+            }
+        };
         self.taken = v1.held().map(|held| held.taken.clone());
         self.session = session(self.hub, from, now);
         self.stage = Stage::Streaming;

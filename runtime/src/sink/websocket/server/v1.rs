@@ -4,10 +4,11 @@
 //! message means `protocol` decides; here the journal and the names are asked. Writes to no socket.
 //! Called by `subscriber`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Hub;
-use super::names::Held;
+use super::names::{Foreign, Held};
 use crate::journal::Position;
 use crate::sink::framing::{Batching, Carrier};
 use crate::sink::websocket::places::{self, Walked};
@@ -49,17 +50,23 @@ impl V1 {
         self.sender.hear(payload)
     }
 
-    /// Answers `subscribe`: where the session starts, with `hello` appended to `out`.
+    /// Answers `subscribe` of a session of the credential `who`: where it starts, with `hello` appended to
+    /// `out`.
+    ///
+    /// # Errors
+    /// The name is another credential's. Nothing was said.
     pub(super) fn begin(
         &mut self,
         now: Duration,
         hub: &Hub,
+        who: Option<&Arc<str>>,
         subscribe: Subscribe,
         out: &mut Vec<u8>,
-    ) -> Position {
+    ) -> Result<Position, Foreign> {
         let (held, remembered) = match &subscribe.name {
             Some(name) => {
-                let (held, remembered) = hub.names.take(name);
+                let exists = |id: &str| hub.gate.has_credential(id);
+                let (held, remembered) = hub.names.take(name, who, exists)?;
                 (Some(held), remembered)
             }
             None => (None, None),
@@ -78,7 +85,7 @@ impl V1 {
             keys: subscribe.keys,
             held,
         });
-        from
+        Ok(from)
     }
 
     /// Tells the names what was acknowledged of what was sent, all below `sent`.

@@ -353,6 +353,41 @@ async fn what_a_proxy_passed_on_is_not_local() {
 }
 
 #[tokio::test]
+async fn a_name_is_closed_to_another_credential_and_its_session_notices_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::of(folder.path());
+    let [mine, other] = [(); 2].map(|()| {
+        let made = store.change(|ring| ring.create(wanted(&Scope::ALL), now()));
+        bearer(made.expect("a credential").secret.reveal())
+    });
+    let settings = json!({ "auth": "required" });
+    let mut running = Running::start_in(folder, settings, 1 << 20).await;
+    let url = running.url();
+    let named = async |secret: &str| {
+        let headers = [
+            ("authorization", secret),
+            ("sec-websocket-protocol", "wirefall.v1"),
+        ];
+        let mut client = connect(&url, &headers).await.expect("let in");
+        let subscribe = json!({ "type": "subscribe", "name": "archive" }).to_string();
+        client.send(Message::text(subscribe)).await.expect("sent");
+        client
+    };
+    let mut first = named(&mine).await;
+    let hello = soon("hello", first.next()).await;
+    assert!(matches!(hello, Some(Ok(Message::Binary(_)))), "{hello:?}");
+    let mut second = named(&other).await;
+    let close = (4403, "this name belongs to another credential".to_owned());
+    assert_eq!(closed_with(&mut second).await, close);
+    running.publish(1, 8).await;
+    assert_eq!(next(&mut first).await, Ok(0));
+    let authorization = format!("Authorization: {other}");
+    let metrics = ask(&running, "GET", "/metrics", &[&authorization]).await;
+    let counted = "\nwirefall_auth_failures_total{reason=\"name\"} 1\n";
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[tokio::test]
 async fn tickets_are_given_to_pages_that_may_read_and_to_nobody_else() {
     let settings = json!({ "origins": ["https://ok.example"] });
     let (running, _, issued) = asking(settings, wanted(&[Scope::Subscribe])).await;

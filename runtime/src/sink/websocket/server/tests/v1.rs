@@ -350,7 +350,7 @@ async fn an_ack_after_bye_counts() {
     peer.closed().await;
     let journal = running.journal.clone();
     running.ended().await;
-    assert_eq!(journal.remembered("archive"), Some(Position(10)));
+    assert_eq!(journal.remembered("archive"), Some(Position(10).into()));
 }
 
 #[tokio::test]
