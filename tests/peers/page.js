@@ -2,6 +2,8 @@
 //
 // usage: page.js CHROMIUM page URL ROWS          waits for ROWS records, prints what is seen as JSON
 //        page.js CHROMIUM watch URL              prints what the page says, whenever it says something else
+//        page.js CHROMIUM keyed URL ROWS KEYS LAST   waits for ROWS records, asks for these keys alone, says
+//            `narrow`, and prints what is shown once the record LAST has come
 //        page.js CHROMIUM busy URL               counts the frames that are drawn while records come
 //        page.js CHROMIUM secrets URL SECRET …   gives the page these secrets, of which the last is right
 //        page.js CHROMIUM foreign STREAM         serves a page of its own that dials STREAM
@@ -87,6 +89,23 @@ const verbs = {
     }));
   },
 
+  async keyed(page, url, rows, keys, last) {
+    await page.goto(url);
+    const shown = () => texts(page.locator("#records td:nth-child(2)"));
+    await page.waitForFunction(n => document.querySelectorAll("#records tr").length === n, Number(rows), patiently);
+    const all = await shown();
+    await page.getByLabel("Only these keys").fill(keys);
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(n => {
+      const count = document.querySelectorAll("#records tr").length;
+      return 0 < count && count < n;
+    }, Number(rows), patiently);
+    console.log("narrow");
+    const newest = page.locator("#records tr:first-child td:nth-child(2)");
+    await newest.filter({ hasText: new RegExp(`^${last}$`) }).waitFor(patiently);
+    seen({ all, only: await shown() });
+  },
+
   async busy(page, url) {
     await page.goto(url);
     const count = () => page.evaluate(() => Number(document.querySelector("#count").textContent.replaceAll(",", "")));
@@ -140,16 +159,22 @@ const verbs = {
     const script = new URL("/v1/wirefall.js", url.replace(/^ws/, "http")).href;
     const html = `<!doctype html><title>app</title><link rel="icon" href="data:,"><script type="module">
       import { Wirefall } from ${JSON.stringify(script)};
-      const told = window.told = { state: "", next: null, wrong: [], gaps: [], errors: 0, error: null };
-      new Wirefall(${JSON.stringify(url)}, {
+      const told = window.told =
+        { state: "", next: null, count: 0, newest: [], wrong: [], gaps: [], resumed: [], errors: 0, error: null };
+      const client = new Wirefall(${JSON.stringify(url)}, {
         ...${options},
         onrecord: ({ data }) => {
           const { n } = JSON.parse(data);
           if (told.next !== null && n !== told.next) told.wrong.push([told.next, n]);
           told.next = n + 1;
+          told.count += 1;
+          told.newest = [...told.newest, n].slice(-10);
         },
         ongap: ({ lost }) => { told.gaps.push(lost); told.next = null; },
-        onstate: ({ state }) => { told.state = state; },
+        onstate: ({ state }) => {
+          told.state = state;
+          if (state === "open") told.resumed.push(client.hello.resumed);
+        },
         onerror: ({ code, message }) => { told.errors += 1; told.error = { code, message }; },
       });
     </script>`;

@@ -1,13 +1,14 @@
 //! The page and the JavaScript client in a real Chromium.
 
 use std::ffi::OsStr;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use wirefall_tests::peers::{browser, free_address};
 use wirefall_tests::proxy::Fault;
-use wirefall_tests::records::write_numbered;
+use wirefall_tests::records::{numbered, write_numbered};
 use wirefall_tests::workspace::root;
 use wirefall_tests::{Folder, Process, Proxy, Signal, pipelines, wait_for, wait_until, wirefall};
 
@@ -323,6 +324,127 @@ fn i3_a_tab_that_slept_goes_on_at_its_place() {
     let told = app.everything();
     assert_eq!(told["wrong"], json!([]), "neither missing nor again");
     assert_eq!(told["gaps"], json!([]));
+}
+
+/// A journal on disk keeps the numbering, so a page has every record once although the server dies in the
+/// middle of them, again and again.
+#[test]
+fn i3_a_page_goes_on_over_kills_of_its_server() {
+    const EACH: u64 = 4_000;
+    const KILLS: u64 = 5;
+    let folder = Folder::new();
+    let mut input = std::fs::File::create(folder.path("input.ndjson")).expect("a file");
+    let (address, own) = (free_address(), free_address());
+    let source = ["path: input.ndjson", "follow: true", "rate: 4000"].map(str::to_owned);
+    let sink = [
+        format!("listen: {address}"),
+        format!("origins: [\"http://{own}\"]"),
+    ];
+    let journal = "journal: { driver: disk }\n";
+    let pipeline = pipelines::pipeline(&folder, "file", &source, &sink, journal);
+    let mut server = run(&pipeline);
+    let (port, url) = (
+        own.port().to_string(),
+        format!("ws://{address}/v1/streams/test"),
+    );
+    let arguments = ["app", &port, &url, r#"{ from: "earliest" }"#];
+    let Some(mut browser) = browser("a_page_goes_on_over_kills", &arguments) else {
+        return;
+    };
+    let opened = |told: &Value| told["resumed"].as_array().map_or(0, Vec::len) as u64;
+    let mut in_the_middle = 0;
+    for kill in 1..=KILLS {
+        told(&mut browser, "the page is in", |told| opened(told) == kill);
+        let (begun, end) = ((kill - 1) * EACH, kill * EACH);
+        let lines: String = (begun..end).map(|n| numbered(n) + "\n").collect();
+        input.write_all(lines.as_bytes()).expect("written");
+        let told = told(&mut browser, "some of them", |told| {
+            told["next"].as_u64() > Some(begun)
+        });
+        in_the_middle += u64::from(told["next"].as_u64() < Some(end));
+        server.signal(Signal::Kill);
+        server.wait();
+        server = run(&pipeline);
+    }
+    assert!(in_the_middle > 0, "no kill came while records did");
+    let told = told(&mut browser, "every record", |told| {
+        told["next"] == KILLS * EACH && opened(told) == KILLS + 1
+    });
+    assert_eq!(told["count"], KILLS * EACH, "each once");
+    assert_eq!(told["wrong"], json!([]), "neither missing nor again");
+    assert_eq!(told["gaps"], json!([]));
+    let resumed = told["resumed"].as_array().expect("a list");
+    assert!(resumed.iter().all(|resumed| resumed == true), "{resumed:?}");
+}
+
+/// Publishes what comes on standard input; a record with `"k":true` comes once more with the key `own`.
+fn publish_keyed(folder: &Folder, address: SocketAddr, origin: SocketAddr) -> Process {
+    let sink = [
+        format!("listen: {address}"),
+        format!("origins: [\"http://{origin}\"]"),
+    ];
+    let processors = format!(
+        "processors:\n- driver: wasm\n  config:\n    plugin: {}\n    \
+           config: {{ does: twice, when: '\"k\":true' }}\n",
+        pipelines::plugin("hostile").display()
+    );
+    run(&pipelines::pipeline(
+        folder,
+        "stdin",
+        &[],
+        &sink,
+        &processors,
+    ))
+}
+
+/// Every fifth with a key.
+fn write_keyed(run: &mut Process, numbers: std::ops::Range<u64>) {
+    let line = |n: u64| match n % 5 {
+        0 => format!("{{\"n\":{n},\"k\":true}}\n"),
+        _ => format!("{{\"n\":{n}}}\n"),
+    };
+    let lines: String = numbers.map(line).collect();
+    assert!(run.write(lines.as_bytes()), "standard input is read");
+}
+
+#[test]
+fn only_records_with_the_keys_of_a_client_come_to_it() {
+    let folder = Folder::new();
+    let (address, own) = (free_address(), free_address());
+    let mut run = publish_keyed(&folder, address, own);
+    let (port, url) = (
+        own.port().to_string(),
+        format!("ws://{address}/v1/streams/test"),
+    );
+    let options = r#"{ from: "earliest", keys: ["own", "other"] }"#;
+    let test = "only_records_with_the_keys";
+    let Some(mut browser) = browser(test, &["app", &port, &url, options]) else {
+        return;
+    };
+    write_keyed(&mut run, 0..31);
+    let told = told(&mut browser, "the last with a key", |told| {
+        told["next"] == 31
+    });
+    assert_eq!(told["newest"], json!([0, 5, 10, 15, 20, 25, 30]));
+}
+
+#[test]
+fn the_page_narrows_to_the_keys_that_it_is_given() {
+    let folder = Folder::new();
+    let (address, own) = (free_address(), free_address());
+    let mut run = publish_keyed(&folder, address, own);
+    write_keyed(&mut run, 0..10);
+    let test = "the_page_narrows_to_the_keys";
+    // Ten, and two of them once more.
+    let arguments = ["keyed", &page(address), "12", "own", "15"];
+    let Some(mut browser) = browser(test, &arguments) else {
+        return;
+    };
+    browser.wait_for_line("narrow");
+    write_keyed(&mut run, 10..20);
+    let seen = seen(browser);
+    assert_eq!(seen["all"].as_array().map(Vec::len), Some(12), "{seen}");
+    assert_eq!(seen["only"], json!(["15", "10", "5", "0"]));
 }
 
 /// The example as it is, but for its addresses, its pace, and where its files are.
