@@ -239,10 +239,15 @@ impl Desk {
         let address = self.elsewhere(url);
         let address = address.split('/').nth(2).expect("an address in a URL");
         let examples = std::fs::read_dir(self.folder.path("examples")).expect("a folder");
-        let files = examples.map(|entry| {
+        let files = examples.flat_map(|entry| {
             let name = entry.expect("an entry").file_name();
-            format!("examples/{}/pipeline.yaml", name.display())
+            let folder = format!("examples/{}", name.display());
+            let files = std::fs::read_dir(self.folder.path(&folder)).expect("a folder");
+            let names = files.map(|file| file.expect("an entry").file_name());
+            let paths = names.map(|name| format!("{folder}/{}", name.display()));
+            paths.collect::<Vec<_>>()
         });
+        let files = files.filter(|file| file.ends_with(".yaml"));
         let listens = format!("listen: {address}");
         let mut files = files.filter(|file| self.folder.read(file).contains(&listens));
         let file = files.next();
