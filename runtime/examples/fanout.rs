@@ -2,19 +2,29 @@
 //!
 //! `fanout read URL SUBSCRIBERS STALLED BYTES` connects, tells `{"connect_seconds"}`, reads BYTES of
 //! frames on each subscriber that is not STALLED, tells `{"ended_at"}`, and begins again,
-//! until the other side closes. With 0 BYTES it holds the connections until its input ends. `fanout time URL SUBSCRIBERS 0 BYTES` also looks
+//! until the other side closes. A `wss://` URL is one of the certificate of the tests. With 0 BYTES it holds the connections until its input ends. `fanout time URL SUBSCRIBERS 0 BYTES` also looks
 //! into each frame: its payload ends with the time when it was made; that adds `{"p50_ms", "p99_ms",
 //! "max_ms"}`. `fanout write SUBSCRIBERS BYTES PIECE` is the limit: it tells `{"url"}`, waits for the
 //! subscribers and a line on its input, tells `{"started_at"}`, and writes the same BYTES of ready frames
 //! to all of them, PIECE bytes a write. Times are nanoseconds since 1970; each line is one of JSON.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 /// A frame as `xtask/src/bench/fanout.rs` has it: a header of 4 bytes, and 300 of payload.
 const HEADER_BYTES: usize = 4;
@@ -27,23 +37,81 @@ const CONNECTING_MAX: usize = 64;
 /// What a reader takes at a time.
 const READ_BYTES: usize = 256 << 10;
 
+/// The certificate that a `wss://` URL shows.
+const CERTIFICATE: &[u8] = include_bytes!("../../tests/peers/localhost.pem");
+
+/// A connection of a subscriber.
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Socket {
+    /// What has come, at once where there is something.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(socket) => loop {
+                ready!(socket.poll_read_ready(cx))?;
+                match socket.try_read(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                    read => return Poll::Ready(read),
+                }
+            },
+            Self::Tls(socket) => {
+                let mut read = ReadBuf::new(buffer);
+                ready!(Pin::new(socket).poll_read(cx, &mut read))?;
+                Poll::Ready(Ok(read.filled().len()))
+            }
+        }
+    }
+}
+
+/// Trusts the certificate of the tests.
+fn connector() -> TlsConnector {
+    let mut roots = RootCertStore::empty();
+    let certificate = CertificateDer::from_pem_slice(CERTIFICATE).expect("a certificate");
+    roots.add(certificate).expect("an authority");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("ring has them")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
+}
+
 fn now_nanos() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.expect("it is after 1970").as_nanos() as u64
 }
 
 /// Reads until the end of a header.
-async fn read_head(socket: &mut TcpStream) {
+async fn read_head(socket: &mut (impl AsyncRead + Unpin)) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(socket.read_u8().await.expect("a head"));
     }
 }
 
-async fn connect(url: String) -> TcpStream {
-    let rest = url.strip_prefix("ws://").expect("ws://");
+async fn connect(url: String, tls: Option<TlsConnector>) -> Socket {
+    let (_, rest) = url.split_once("://").expect("a scheme");
     let (host, path) = rest.split_once('/').expect("a path");
     let mut socket = TcpStream::connect(host).await.expect("it connects");
+    match tls {
+        None => {
+            upgrade(&mut socket, host, path).await;
+            Socket::Plain(socket)
+        }
+        Some(tls) => {
+            let name = ServerName::try_from("localhost").expect("a name");
+            let mut socket = tls.connect(name, socket).await.expect("TLS");
+            upgrade(&mut socket, host, path).await;
+            Socket::Tls(Box::new(socket))
+        }
+    }
+}
+
+async fn upgrade(socket: &mut (impl AsyncRead + AsyncWrite + Unpin), host: &str, path: &str) {
     let request = format!(
         "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -52,17 +120,17 @@ async fn connect(url: String) -> TcpStream {
         .write_all(request.as_bytes())
         .await
         .expect("it sends");
-    read_head(&mut socket).await;
-    socket
+    read_head(socket).await;
 }
 
-async fn connect_all(url: &str, count: usize) -> Vec<TcpStream> {
+async fn connect_all(url: &str, count: usize) -> Vec<Socket> {
+    let tls = url.starts_with("wss://").then(connector);
     let (mut connecting, mut sockets) = (JoinSet::new(), Vec::with_capacity(count));
     for _ in 0..count {
         if connecting.len() == CONNECTING_MAX {
             sockets.extend(connecting.join_next().await.expect("there are some"));
         }
-        connecting.spawn(connect(url.to_owned()));
+        connecting.spawn(connect(url.to_owned(), tls.clone()));
     }
     while let Some(socket) = connecting.join_next().await {
         sockets.extend(socket);
@@ -94,27 +162,21 @@ fn take_times(read: &[u8], rest: &mut Vec<u8>, late: &mut [u64]) {
 }
 
 /// Reads so many bytes; the socket again, if it is still open.
-async fn read(
-    socket: TcpStream,
-    bytes: usize,
-    timed: bool,
-    shared: Rc<Shared>,
-) -> Option<TcpStream> {
+async fn read(mut socket: Socket, bytes: usize, timed: bool, shared: Rc<Shared>) -> Option<Socket> {
     let (mut got, mut rest) = (0, Vec::new());
     while got < bytes {
-        socket.readable().await.expect("it is open");
-        let mut buffer = shared.buffer.borrow_mut();
-        match socket.try_read(&mut buffer) {
-            Ok(0) if got == 0 => return None,
-            Ok(0) => panic!("it ended after {got} of {bytes} bytes"),
-            Ok(count) => {
-                got += count;
-                if timed {
-                    take_times(&buffer[..count], &mut rest, &mut shared.late.borrow_mut());
-                }
+        let read = poll_fn(|cx| {
+            let mut buffer = shared.buffer.borrow_mut();
+            let count = ready!(socket.poll_read(cx, &mut buffer)).expect("it is open");
+            if timed {
+                take_times(&buffer[..count], &mut rest, &mut shared.late.borrow_mut());
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => panic!("{error}"),
+            Poll::Ready(count)
+        });
+        match read.await {
+            0 if got == 0 => return None,
+            0 => panic!("it ended after {got} of {bytes} bytes"),
+            count => got += count,
         }
     }
     Some(socket)

@@ -67,7 +67,7 @@ pub(super) fn measure(folder: &Path, quick: bool) -> anyhow::Result<()> {
     let size = if quick { QUICK } else { WHOLE };
     environment();
     println!(
-        "workload: rows of {ROW_BYTES} bytes, a frame each, in plaintext; {} rounds, medians\n",
+        "workload: rows of {ROW_BYTES} bytes, a frame each, in plaintext but for one scene; {} rounds, medians\n",
         size.rounds
     );
     println!("| scene | figure | target in this run |");
@@ -163,11 +163,16 @@ struct Publisher {
 
 impl Publisher {
     fn start(folder: &Path, journal: &str) -> anyhow::Result<Self> {
+        Self::start_with(folder, journal, "")
+    }
+
+    /// The same with these keys of the sink.
+    fn start_with(folder: &Path, journal: &str, keys: &str) -> anyhow::Result<Self> {
         let file = folder.join("fanout.yaml");
         let pipeline = format!(
             "service:\n  pipeline_id: fanout\n  state: fanout\n\
              source:\n  driver: stdin\n\
-             sink:\n  driver: websocket\n  config: {{ listen: \"127.0.0.1:0\", subscribers_max: 12000 }}\n\
+             sink:\n  driver: websocket\n  config: {{ listen: \"127.0.0.1:0\", subscribers_max: 12000{keys} }}\n\
              journal: {journal}\n"
         );
         fs::write(&file, pipeline).with_context(|| format!("cannot write {}", file.display()))?;
@@ -213,7 +218,17 @@ fn say(scene: &str, figure: &str, target: &str) {
 /// Deliveries a second, and the peak of our memory in MiB. The rows go out four times, and the last time
 /// counts: then what the kernel takes for those that read nothing is full.
 fn publish(folder: &Path, counts: [usize; 2], rows: usize) -> anyhow::Result<(f64, f64)> {
-    let mut publisher = Publisher::start(folder, "{ bytes: 64MiB }")?;
+    publish_with(folder, counts, rows, "")
+}
+
+/// The same with these keys of the sink.
+fn publish_with(
+    folder: &Path,
+    counts: [usize; 2],
+    rows: usize,
+    keys: &str,
+) -> anyhow::Result<(f64, f64)> {
+    let mut publisher = Publisher::start_with(folder, "{ bytes: 64MiB }", keys)?;
     let (mut readers, _) = Peer::readers("read", &publisher.url, counts, rows)?;
     let text = row().repeat(rows);
     let mut seconds = 0.0;
@@ -241,6 +256,17 @@ fn limit(subscribers: usize, rows: usize, piece: usize) -> anyhow::Result<f64> {
     Ok((subscribers * rows) as f64 / seconds)
 }
 
+/// Keys of a sink that shows the certificate of the tests, which the readers trust.
+fn tls() -> String {
+    let peers = crate::root().join("tests/peers");
+    let [cert, key] = ["localhost.pem", "localhost.key"].map(|name| peers.join(name));
+    format!(
+        ", tls: {{ cert: {}, key: {} }}",
+        cert.display(),
+        key.display()
+    )
+}
+
 fn saturate(folder: &Path, size: &Size) -> anyhow::Result<()> {
     let Size {
         subscribers, rows, ..
@@ -254,6 +280,8 @@ fn saturate(folder: &Path, size: &Size) -> anyhow::Result<()> {
         let (ours, _) = publish(folder, [subscribers, 0], rows)?;
         let (alone, alone_mib) = publish(folder, [half, 0], rows)?;
         let (beside, beside_mib) = publish(folder, [half, half], rows)?;
+        // The last of a round, so that what is in plaintext is measured as ever.
+        let (encrypted, _) = publish_with(folder, [subscribers, 0], rows, &tls())?;
         runs.push([
             large,
             small,
@@ -261,6 +289,8 @@ fn saturate(folder: &Path, size: &Size) -> anyhow::Result<()> {
             ours / large,
             beside / alone,
             beside_mib - alone_mib,
+            encrypted,
+            encrypted / ours,
         ]);
     }
     let figure = |index: usize| median(runs.iter().map(|run| run[index]));
@@ -277,6 +307,11 @@ fn saturate(folder: &Path, size: &Size) -> anyhow::Result<()> {
         &all,
         &format!("{}, {:.2} of the first limit", deliveries(2), figure(3)),
         &held(format!("≥ {DELIVERIES_MIN} or ≥ {LIMIT_PART_MIN}"), met),
+    );
+    say(
+        &format!("{all}, over TLS, which both ends pay for"),
+        &format!("{}, {:.2} of plaintext", deliveries(6), figure(7)),
+        "–",
     );
     let met = figure(4) >= STALLED_SPEED_MIN && figure(5) <= STALLED_MIB_MAX;
     say(
