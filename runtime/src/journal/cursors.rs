@@ -55,8 +55,9 @@ impl Cursors {
         all.map(|(name, cursor)| (name.as_str(), &cursor.bookmark))
     }
 
-    /// Sets the bookmark of `name`, also to an earlier position. Where there are [`CURSORS_MAX`] others, the
-    /// one that was unused for longest is forgotten, and its name returned.
+    /// Sets the bookmark of `name`, also to an earlier position. Where there are [`CURSORS_MAX`] others,
+    /// one is forgotten, and its name returned: of the owner that has most, the one that was unused for
+    /// longest. So nobody who makes up names pushes out those of others.
     pub fn set(&mut self, name: &str, bookmark: Bookmark) -> Option<String> {
         self.uses += 1;
         let used = self.uses;
@@ -64,16 +65,28 @@ impl Cursors {
             *cursor = Remembered { bookmark, used };
             return None;
         }
-        let forgotten = (self.by_name.len() >= CURSORS_MAX).then(|| {
-            let unused = self.by_name.iter().min_by_key(|(_, cursor)| cursor.used);
-            unused.expect("there are some").0.clone()
-        });
+        let forgotten = (self.by_name.len() >= CURSORS_MAX)
+            .then(|| self.least_missed(bookmark.owner.as_ref()).to_owned());
         if let Some(name) = &forgotten {
             self.by_name.remove(name);
         }
         self.by_name
             .insert(name.to_owned(), Remembered { bookmark, used });
         forgotten
+    }
+
+    /// The name that goes for one more of `owner`.
+    fn least_missed(&self, owner: Option<&Arc<str>>) -> &str {
+        let mut counts = HashMap::from([(owner, 1)]);
+        for cursor in self.by_name.values() {
+            *counts.entry(cursor.bookmark.owner.as_ref()).or_insert(0) += 1;
+        }
+        let most = counts.values().copied().max().unwrap_or_default();
+        let of_most = |cursor: &&Remembered| counts[&cursor.bookmark.owner.as_ref()] == most;
+        let cursors = self.by_name.iter();
+        let of_most = cursors.filter(|(_, cursor)| of_most(cursor));
+        let unused = of_most.min_by_key(|(_, cursor)| cursor.used);
+        unused.expect("who has most has one that is kept").0
     }
 }
 
@@ -94,5 +107,24 @@ mod tests {
         assert_eq!(cursors.get("0"), Some(at(0)));
         assert_eq!(cursors.set("0", at(3)), None, "it is there already");
         assert_eq!(cursors.get("0"), Some(at(3)));
+    }
+
+    #[test]
+    fn i4_who_makes_up_names_pushes_out_none_of_others() {
+        let of = |owner: &str| Bookmark {
+            at: Position(1),
+            owner: Some(owner.into()),
+        };
+        let mut cursors = Cursors::default();
+        cursors.set("archive", of("a"));
+        cursors.set("nobody's", Position(1).into());
+        for number in 0..3 * CURSORS_MAX {
+            cursors.set(&number.to_string(), of("b"));
+        }
+        assert_eq!(cursors.iter().count(), CURSORS_MAX);
+        assert_eq!(cursors.get("archive"), Some(of("a")));
+        assert!(cursors.get("nobody's").is_some());
+        // And whoever comes new takes the place of one of those.
+        assert_eq!(cursors.set("c", of("c")), Some("2002".to_owned()));
     }
 }

@@ -240,8 +240,8 @@ pub trait Journal: Send + Sync {
 
     /// Remembers a position, and whose it is, under a name that the caller has checked; a reader that
     /// comes back starts there. Cheap: it is written down soon, not now. At most
-    /// [`cursors::CURSORS_MAX`] names are kept (I4), and the one that was unused for longest goes. Holds
-    /// nothing back: that is a pin's work.
+    /// [`cursors::CURSORS_MAX`] names are kept (I4); of the owner that has most, the one that was unused
+    /// for longest goes. Holds nothing back: that is a pin's work.
     fn remember(&self, name: &str, bookmark: Bookmark);
 
     /// No append will come any more: readers that reach the head are at the end.
