@@ -38,6 +38,7 @@ mod gathered;
 mod http;
 mod lag;
 mod names;
+mod opening;
 mod page;
 mod release;
 mod socket;

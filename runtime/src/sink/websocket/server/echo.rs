@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::gathered::{Found, Gathered, WRITE_BYTES};
-use super::http::{handshake, switching, upgraded};
+use super::opening::{handshake, switching, upgraded};
 use super::socket::Socket;
 use super::wire::{Stream, Wire};
 use crate::journal::memory::{Memory, Retention};

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::http::switching;
+use super::opening::switching;
 use super::{Hub, Operate};
 use crate::credentials::Scope;
 use crate::port::answer::{Answer, put, text, wait};

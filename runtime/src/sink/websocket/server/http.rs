@@ -1,4 +1,4 @@
-//! Requests: health, what browsers are served, and the upgrade of a subscriber.
+//! Requests: health, what browsers are served, and subscribers.
 //!
 //! Owns what is answered, and who may ask at all (Host, Origin, seats); `auth` decides who is let in.
 //! Never writes to a stream: an upgraded connection goes to `subscriber`. Called for each request of
@@ -7,24 +7,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::header::{self, HeaderMap};
+use http::header;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version};
-use http_body_util::Full;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::subscriber::{self, Spoken};
-use super::wire::{Stream, Wire};
-use super::{Hub, entry, exposition, page};
+use super::{Hub, entry, exposition, opening, page};
 use crate::port::answer::{Answer, put, text};
 use crate::port::hosts::allow;
-use crate::port::tokens;
-use crate::sink::websocket::protocol::{PLAIN, V1};
+use crate::sink::websocket::protocol::V1;
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,10 +148,10 @@ fn shared(request: &Parts, mut answer: Answer) -> Answer {
 
 /// Upgrades a subscriber, or says why not.
 fn subscribe(hub: &Arc<Hub>, peer: SocketAddr, request: &mut Parts) -> Result<Answer, Box<Answer>> {
-    let key = handshake(request)?;
+    let key = opening::handshake(request)?;
     let lease = entry::subscriber(hub, peer.ip(), request, &key)?;
     let seat = take_seat(hub)?;
-    let (answer, chosen) = switching(&key, &request.headers);
+    let (answer, chosen) = opening::switching(&key, &request.headers);
     let spoken = match chosen {
         Some(V1) => Spoken::V1,
         // From the newest on, as of the answer: whoever has read it sees all that is published after it.
@@ -168,7 +162,7 @@ fn subscribe(hub: &Arc<Hub>, peer: SocketAddr, request: &mut Parts) -> Result<An
     let upgraded = {
         let hub = Arc::clone(hub);
         async move {
-            if let Some((wire, read_ahead)) = upgraded(upgrade, peer).await {
+            if let Some((wire, read_ahead)) = opening::upgraded(upgrade, peer).await {
                 subscriber::run(&hub, peer, wire, read_ahead, spoken, lease).await;
             }
             drop(seat);
@@ -176,67 +170,6 @@ fn subscribe(hub: &Arc<Hub>, peer: SocketAddr, request: &mut Parts) -> Result<An
     };
     hub.subscribers.spawn(upgraded);
     Ok(answer)
-}
-
-/// The connection once the answer is out, and what was read of it already. A future of its own, because
-/// what it holds would stay in that of the subscriber.
-pub(super) async fn upgraded(upgrade: OnUpgrade, peer: SocketAddr) -> Option<(Wire, Bytes)> {
-    match upgrade.await.map(|raw| raw.downcast::<TokioIo<Stream>>()) {
-        Ok(Ok(parts)) => Some((parts.io.into_inner().into(), parts.read_buf)),
-        Ok(Err(_)) => unreachable!("connections are served from TokioIo<Stream>"),
-        Err(error) => {
-            tracing::debug!(%peer, "upgrade failed: {error}");
-            None
-        }
-    }
-}
-
-/// The answer that upgrades, and the subprotocol that it chooses. Never an entry with a credential.
-pub(super) fn switching(key: &str, headers: &HeaderMap) -> (Answer, Option<&'static str>) {
-    let mut answer = Response::new(Full::default());
-    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    put(&mut answer, header::CONNECTION, "Upgrade");
-    put(&mut answer, header::UPGRADE, "websocket");
-    put(&mut answer, header::SEC_WEBSOCKET_ACCEPT, key);
-    let chosen = tokens(headers, header::SEC_WEBSOCKET_PROTOCOL)
-        .find_map(|asked| [V1, PLAIN].into_iter().find(|known| *known == asked));
-    if let Some(chosen) = chosen {
-        put(&mut answer, header::SEC_WEBSOCKET_PROTOCOL, chosen);
-    }
-    (answer, chosen)
-}
-
-/// The answer to the WebSocket key of a proper handshake.
-pub(super) fn handshake(request: &Parts) -> Result<String, Box<Answer>> {
-    let headers = &request.headers;
-    let names = |name, word: &str| tokens(headers, name).any(|one| one.eq_ignore_ascii_case(word));
-    if !names(header::UPGRADE, "websocket") || !names(header::CONNECTION, "upgrade") {
-        let mut answer = text(
-            StatusCode::UPGRADE_REQUIRED,
-            "this is a WebSocket stream: connect with ws://",
-        );
-        put(&mut answer, header::UPGRADE, "websocket");
-        put(&mut answer, header::CONNECTION, "Upgrade, close");
-        return Err(answer.into());
-    }
-    if !names(header::SEC_WEBSOCKET_VERSION, "13") {
-        let mut answer = text(
-            StatusCode::UPGRADE_REQUIRED,
-            "WebSocket version 13 is spoken",
-        );
-        put(&mut answer, header::SEC_WEBSOCKET_VERSION, "13");
-        return Err(answer.into());
-    }
-    match headers.get(header::SEC_WEBSOCKET_KEY) {
-        // HTTP/1.0 knows no upgrade.
-        Some(key) if request.method == Method::GET && request.version == Version::HTTP_11 => {
-            Ok(derive_accept_key(key.as_bytes()))
-        }
-        _ => Err(Box::new(text(
-            StatusCode::BAD_REQUEST,
-            "a WebSocket handshake is a GET of HTTP/1.1 with Sec-WebSocket-Key",
-        ))),
-    }
 }
 
 fn take_seat(hub: &Hub) -> Result<OwnedSemaphorePermit, Box<Answer>> {
