@@ -23,7 +23,7 @@ use super::{BatchLimits, Committer, Reader, Source, SourceContext, SourceError, 
 use crate::checkpoint::Checkpoint;
 use crate::credentials::Store;
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem, within};
-use crate::port;
+use crate::port::door::Door;
 use crate::port::gate::Gate;
 use crate::port::keys::{Auth, PortPlan, TlsKeys, Written, escape};
 use crate::port::tls::Tls;
@@ -219,10 +219,8 @@ impl SourcePlan for Plan {
             let tls = self.port.tls.clone().map(Tls::open).transpose();
             let tls = tls.map_err(wrong)?;
             let gate = Gate::open(Store::of(&context.state_dir), self.port.asks).map_err(wrong)?;
-            let listener = port::bind(self.port.listen).map_err(wrong)?;
-            let address = listener.local_addr().map_err(|error| {
-                SourceError::io(format!("listening on {}", self.port.listen), error)
-            })?;
+            let door = Door::open(self.port.listen).map_err(wrong)?;
+            let address = door.address();
             let position = context.resume_at(&partition()).unwrap_or(0);
             let keys = match context.resume_at {
                 Some(_) => Keys::open(
@@ -246,7 +244,7 @@ impl SourcePlan for Plan {
                     .guid_path()
                     .map(|path| format!("post    {}://{address}{path}", self.port.scheme("http"))),
             );
-            tokio::spawn(serve::run(Arc::clone(&server), listener, over.clone()));
+            tokio::spawn(serve::run(Arc::clone(&server), door, over.clone()));
             let mut start = Checkpoint::default();
             if position > 0 {
                 start.start_at(partition(), position);

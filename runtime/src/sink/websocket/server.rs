@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::either::Either;
@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::credentials::Store;
 use crate::driver::BoxFuture;
-use crate::port;
+use crate::port::door::Door;
 use crate::port::gate::Gate;
 use crate::port::keys::PortPlan;
 use crate::port::tls::Tls;
@@ -58,8 +58,6 @@ const VISITORS_MAX: usize = 64;
 /// together, so that a line never runs dry.
 #[cfg(target_os = "linux")]
 const UNSENT_BYTES_MAX: u32 = 128 * 1024;
-/// Pause after the system had no descriptor left for a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What happens once the source is at its end and the journal is closed.
 #[derive(
@@ -163,14 +161,11 @@ impl SinkPlan for Plan {
             let tls = self.open_tls()?;
             let gate = Gate::open(Store::of(&context.state_dir), self.port.asks)
                 .map_err(|message| SinkError::Environment { message })?;
-            let listener = bind(self.port.listen)?;
-            let address = listener.local_addr().map_err(|error| SinkError::Io {
-                context: format!("listening on {}", self.port.listen),
-                error,
-            })?;
+            let door = open_door(self.port.listen)?;
+            let address = door.address();
             raise_open_files(self.subscribers_max.get() as u64);
             let sink: Box<dyn Sink> = Box::new(Server {
-                listener,
+                door,
                 hub: Arc::new(Hub::new(self.clone(), address, context, gate, tls)),
             });
             Ok(sink)
@@ -179,7 +174,7 @@ impl SinkPlan for Plan {
 
     fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
         Box::pin(async {
-            let bound = bind(self.port.listen);
+            let bound = open_door(self.port.listen);
             let mut steps = vec![ProbeStep {
                 layer: "listen",
                 ok: bound.is_ok(),
@@ -204,8 +199,8 @@ impl SinkPlan for Plan {
     }
 }
 
-fn bind(listen: SocketAddr) -> Result<TcpListener, SinkError> {
-    port::bind(listen).map_err(|message| SinkError::Environment { message })
+fn open_door(listen: SocketAddr) -> Result<Door, SinkError> {
+    Door::open(listen).map_err(|message| SinkError::Environment { message })
 }
 
 /// Raises the soft limit of open files to the hard one: each subscriber takes a descriptor, and the
@@ -234,7 +229,7 @@ fn raise_open_files(subscribers_max: u64) {
 
 /// An open server: the port is bound, nobody is let in before `run`.
 struct Server {
-    listener: TcpListener,
+    door: Door,
     hub: Arc<Hub>,
 }
 
@@ -321,7 +316,7 @@ impl Sink for Server {
 
     fn run(self: Box<Self>) -> BoxFuture<'static, Result<Delivered, SinkError>> {
         Box::pin(async move {
-            let Self { listener, hub } = *self;
+            let Self { mut door, hub } = *self;
             let stop = hub.context.stop.clone();
             let flush = hub.plan.timing.flush;
             let serving = async {
@@ -339,7 +334,7 @@ impl Sink for Server {
                 () = hub.gate.follow() => (),
                 () = follow_tls(&hub) => (),
                 // To the end: who comes meanwhile is told that it is ending.
-                () = accept(&listener, &hub) => (),
+                () = accept(&mut door, &hub) => (),
                 () = serving => (),
             }
             Ok(Delivered {
@@ -377,22 +372,15 @@ async fn closed(hub: &Hub) {
     let _ = marks.wait_for(|marks| marks.closed).await;
 }
 
-async fn accept(listener: &TcpListener, hub: &Arc<Hub>) {
+async fn accept(door: &mut Door, hub: &Arc<Hub>) {
     let places = hub.plan.subscribers_max.get() as usize + VISITORS_MAX;
     let mut visitors = Visitors::new(places);
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let hub = Arc::clone(hub);
-                visitors
-                    .admit(async move { serve(stream, peer, &hub).await })
-                    .await;
-            }
-            Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        let (stream, peer) = door.next().await;
+        let hub = Arc::clone(hub);
+        visitors
+            .admit(async move { serve(stream, peer, &hub).await })
+            .await;
     }
 }
 

@@ -17,7 +17,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::either::Either;
@@ -30,6 +30,7 @@ use super::keys::{KEY_BYTES_MAX, Key};
 use super::outcome::Outcome;
 use crate::credentials::Scope;
 use crate::port::answer::{Answer, later, put, text, wait};
+use crate::port::door::Door;
 use crate::port::gate::Gate;
 use crate::port::gate::presented::client;
 use crate::port::hosts::allow;
@@ -40,8 +41,6 @@ use crate::port::visitors::{Busy, Visitors};
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Connections beyond `requests_max`, for those who ask and are refused.
 const VISITORS_MAX: usize = 64;
-/// Pause after the system had no descriptor left for a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest wait, while a run ends, for answers to leave.
 const ANSWERED_TIMEOUT: Duration = Duration::from_millis(500);
 /// When to come again where there is no room.
@@ -126,7 +125,7 @@ impl Server {
 }
 
 /// Serves until `over`.
-pub(super) async fn run(server: Arc<Server>, listener: TcpListener, over: CancellationToken) {
+pub(super) async fn run(server: Arc<Server>, mut door: Door, over: CancellationToken) {
     let tls = async {
         match &server.tls {
             Some(tls) => tls.follow().await,
@@ -137,25 +136,17 @@ pub(super) async fn run(server: Arc<Server>, listener: TcpListener, over: Cancel
         () = over.cancelled() => (),
         () = server.gate.follow() => (),
         () = tls => (),
-        () = accept(&server, &listener) => (),
+        () = accept(&server, &mut door) => (),
     }
 }
 
-async fn accept(server: &Arc<Server>, listener: &TcpListener) {
+async fn accept(server: &Arc<Server>, door: &mut Door) {
     let mut visitors = Visitors::new(server.plan.requests_max as usize + VISITORS_MAX);
     loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let server = Arc::clone(server);
-                let busy = Busy::default();
-                let serve = serve(stream, peer, server, Arc::clone(&busy));
-                visitors.admit_busy(busy, serve).await;
-            }
-            Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
+        let (stream, peer) = door.next().await;
+        let busy = Busy::default();
+        let serve = serve(stream, peer, Arc::clone(server), Arc::clone(&busy));
+        visitors.admit_busy(busy, serve).await;
     }
 }
 
