@@ -49,7 +49,7 @@ pub(super) fn write_epoch(epoch: u64) -> String {
     format!("{epoch:x}")
 }
 
-/// What a text means in this epoch. Only what [`write`] or [`write_apart`] could have made is a position.
+/// What a text means in this epoch. Only what `write` or `write_apart` could have made is a position.
 pub fn read(text: &str, epoch: u64) -> Told {
     let (text, told): (_, fn(Position) -> Told) = match text.strip_suffix(APART) {
         Some(text) => (text, Told::Apart),
