@@ -197,6 +197,19 @@ fn wrong_origin(index: usize, origin: &str) -> Option<Problem> {
     })
 }
 
+/// What is wrong with the path that a port serves beside its own, which are `taken`.
+pub fn wrong_path(path: &str, example: &str, taken: &[&str]) -> Option<Problem> {
+    let is_path =
+        path.is_ascii() && path.starts_with('/') && !path.contains(['?', '#', ' ', '"', '<']);
+    let wrong = match is_path {
+        false => "is not a path",
+        true if taken.contains(&path) => "is taken",
+        true => return None,
+    };
+    let problem = Problem::error("/path", format!("`{path}` {wrong}"));
+    Some(problem.help(format!("write it like {example}")))
+}
+
 /// A name as a path segment.
 pub fn escape(name: &str) -> String {
     name.bytes()

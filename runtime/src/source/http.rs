@@ -25,7 +25,7 @@ use crate::credentials::Store;
 use crate::driver::{self, BoxFuture, Driver, Facts, Problem, within};
 use crate::port::door::Door;
 use crate::port::gate::Gate;
-use crate::port::keys::{Auth, PortPlan, TlsKeys, Written, escape};
+use crate::port::keys::{Auth, PortPlan, TlsKeys, Written, escape, wrong_path};
 use crate::port::tls::Tls;
 use crate::record::{Batch, Column, Partition, Records};
 use crate::units::{ByteSize, Span};
@@ -118,6 +118,8 @@ mod defaults {
     }
 }
 
+/// Paths that the port has of its own.
+const TAKEN: [&str; 2] = ["/healthz", "/readyz"];
 /// What `body_max` may be: a batch counts its bytes with 32 bits.
 const BODY_MAX: std::ops::RangeInclusive<ByteSize> = ByteSize(1)..=ByteSize(1 << 30);
 
@@ -148,12 +150,7 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
     let path = config
         .path
         .unwrap_or_else(|| format!("/v1/ingest/{}", escape(&facts.pipeline)));
-    if !path.starts_with('/') || path.contains(['?', '#', ' ']) || !path.is_ascii() {
-        problems.push(
-            Problem::error("/path", format!("`{path}` is not a path"))
-                .help("write it like /v1/ingest/trades"),
-        );
-    }
+    problems.extend(wrong_path(&path, "/v1/ingest/trades", &TAKEN));
     within("/body_max", config.body_max, BODY_MAX, &mut problems);
     within("/record_max", config.record_max, BODY_MAX, &mut problems);
     if config.in_flight < config.body_max {

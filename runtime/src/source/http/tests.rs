@@ -357,3 +357,18 @@ async fn posts_that_come_together_share_a_batch_and_long_ones_are_cut() {
     source.committer.commit(&checkpoint).await.unwrap();
     assert_eq!(soon(posted).await.unwrap().json()["accepted"], 35);
 }
+
+#[test]
+fn i6_a_path_that_is_none_or_the_ports_own_is_refused() {
+    let driver = &super::DRIVER;
+    for (path, said) in [
+        ("in", "`in` is not a path"),
+        ("/a?b", "`/a?b` is not a path"),
+        ("/a\"b", "`/a\"b` is not a path"),
+        ("/healthz", "`/healthz` is taken"),
+    ] {
+        let config = json!({"listen": "127.0.0.1:0", "path": path});
+        let problems = (driver.check)(config, &Default::default()).unwrap_err();
+        assert_eq!(problems[0].message, said);
+    }
+}

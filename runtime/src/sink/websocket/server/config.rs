@@ -12,11 +12,13 @@ use serde_json::Value;
 use super::lag::OnLag;
 use super::{AtEnd, Operate, Plan, Timing, page};
 use crate::driver::{Facts, Problem, inline_schema, read};
-use crate::port::keys::{Auth, TlsKeys, Written, escape};
+use crate::port::keys::{Auth, TlsKeys, Written, escape, wrong_path};
 use crate::sink::SinkPlan;
 use crate::sink::websocket::framing_keys::{self, Batch, Format, Frames, FramingKeys};
 use crate::units::{ByteSize, Span};
 
+/// Paths that the port has of its own.
+const TAKEN: [&str; 5] = ["/", "/healthz", "/readyz", "/metrics", page::SCRIPT_PATH];
 /// Longest that frames may be held back together.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
@@ -144,7 +146,7 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
     let path = config
         .path
         .unwrap_or_else(|| format!("/v1/streams/{}", escape(&facts.pipeline)));
-    problems.extend(wrong_path(&path));
+    problems.extend(wrong_path(&path, "/v1/streams/trades", &TAKEN));
     for (pointer, span) in [
         ("/ping_interval", config.ping_interval),
         ("/heartbeat", config.heartbeat),
@@ -203,20 +205,6 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
             },
         }),
         _ => Err(problems),
-    }
-}
-
-fn wrong_path(path: &str) -> Option<Problem> {
-    let taken = ["/", "/healthz", "/readyz", "/metrics", page::SCRIPT_PATH];
-    if !path.starts_with('/') || path.contains(['?', '#', ' ', '"', '<']) || !path.is_ascii() {
-        Some(
-            Problem::error("/path", format!("`{path}` is not a path"))
-                .help("write it like /v1/streams/trades"),
-        )
-    } else if taken.contains(&path) {
-        Some(Problem::error("/path", format!("`{path}` is taken")).help("write it like /stream"))
-    } else {
-        None
     }
 }
 
