@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use crate::process::{Ended, command, wirefall};
+use crate::process::{Ended, Process, command, wirefall};
+use crate::records::numbers;
 use crate::workspace::{Folder, root};
 
 /// Writes a pipeline that pushes the file `input.ndjson` of the folder to `address`. `source` and
@@ -63,6 +64,34 @@ pub fn pipeline(
         config(sink_config),
     );
     folder.write("pipeline.yaml", text)
+}
+
+/// Runs the pipeline of a folder.
+pub fn start(folder: &Folder) -> Process {
+    wirefall(["run".as_ref(), folder.path("pipeline.yaml").as_os_str()])
+}
+
+/// The stream of a pipeline that publishes at `address`.
+pub fn stream(address: SocketAddr) -> String {
+    format!("ws://{address}/v1/streams/test")
+}
+
+/// Subscribes to it from its earliest record on, into a file of the folder; waits for it as long as it takes.
+pub fn subscribe(folder: &Folder, address: SocketAddr) -> Process {
+    let out = folder.path("out.ndjson");
+    let mut subscribe = command([
+        "subscribe",
+        &stream(address),
+        "--wait",
+        "--from",
+        "earliest",
+    ]);
+    Process::start(subscribe.arg("--out").arg(out))
+}
+
+/// The numbers of the records that have come so far.
+pub fn received(folder: &Folder) -> Vec<u64> {
+    numbers(&folder.read("out.ndjson"))
 }
 
 /// The folder of a bundled plugin, built once before the clock of any test runs.

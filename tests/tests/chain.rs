@@ -4,8 +4,9 @@
 use std::net::SocketAddr;
 
 use wirefall_tests::peers::free_address;
+use wirefall_tests::pipelines::{received, start, stream, subscribe};
 use wirefall_tests::records::{numbered, write_numbered};
-use wirefall_tests::{Folder, Process, Signal, numbers, pipelines, wait_until, wirefall};
+use wirefall_tests::{Folder, Process, Signal, pipelines, wait_until, wirefall};
 
 const RECORDS: u64 = 20_000;
 
@@ -17,10 +18,6 @@ fn kills() -> u64 {
     more.and_then(|more| more.parse().ok()).unwrap_or(8)
 }
 
-fn start(folder: &Folder) -> Process {
-    wirefall(["run".as_ref(), folder.path("pipeline.yaml").as_os_str()])
-}
-
 /// A pipeline whose source is the stream at `from`, published at `address`.
 fn centre(folder: &Folder, from: &str, source: &[&str], address: SocketAddr, journal: &str) {
     let mut config = vec![
@@ -30,29 +27,6 @@ fn centre(folder: &Folder, from: &str, source: &[&str], address: SocketAddr, jou
     config.extend(source.iter().map(|line| (*line).to_owned()));
     let sink = [format!("listen: {address}")];
     pipelines::pipeline(folder, "websocket", &config, &sink, journal);
-}
-
-fn stream(address: SocketAddr) -> String {
-    format!("ws://{address}/v1/streams/test")
-}
-
-fn subscribe(folder: &Folder, address: SocketAddr) -> Process {
-    let out = folder.path("out.ndjson");
-    let out = out.to_str().expect("a path in UTF-8");
-    let from = stream(address);
-    wirefall([
-        "subscribe",
-        &from,
-        "--wait",
-        "--from",
-        "earliest",
-        "--out",
-        out,
-    ])
-}
-
-fn received(folder: &Folder) -> Vec<u64> {
-    numbers(&folder.read("out.ndjson"))
 }
 
 /// The edge, the centre and a subscriber of it, each killed at random moments: every record arrives

@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use wirefall_tests::peers::{free_address, poster, skip};
+use wirefall_tests::pipelines::{received, start, subscribe};
 use wirefall_tests::process::command;
 use wirefall_tests::records::all_there;
-use wirefall_tests::{Folder, Process, Signal, numbers, pipelines, wait_until, wirefall};
+use wirefall_tests::{Folder, Process, Signal, pipelines, wait_until, wirefall};
 
 const JOURNAL: &str = "journal: { driver: disk, path: journal }\n";
 
@@ -22,29 +23,6 @@ fn posted(folder: &Folder, at: SocketAddr, source: &[&str], publish: SocketAddr,
     config.extend(source.iter().map(|line| (*line).to_owned()));
     let sink = [format!("listen: {publish}")];
     pipelines::pipeline(folder, "http", &config, &sink, more);
-}
-
-fn start(folder: &Folder) -> Process {
-    wirefall(["run".as_ref(), folder.path("pipeline.yaml").as_os_str()])
-}
-
-fn subscribe(folder: &Folder, at: SocketAddr) -> Process {
-    let out = folder.path("out.ndjson");
-    let out = out.to_str().expect("a path in UTF-8");
-    let url = format!("ws://{at}/v1/streams/test");
-    wirefall([
-        "subscribe",
-        &url,
-        "--wait",
-        "--from",
-        "earliest",
-        "--out",
-        out,
-    ])
-}
-
-fn received(folder: &Folder) -> Vec<u64> {
-    numbers(&folder.read("out.ndjson"))
 }
 
 /// Kills the run again and again while a client posts, and each time starts it again. What was received
