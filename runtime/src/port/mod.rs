@@ -1,6 +1,6 @@
 //! Ports that others reach: who is let in, by which name, under which TLS.
 //!
-//! Owns what every listener has in common. Listens to nothing itself, and knows no stream and no record.
+//! Owns what every listener has in common, its door among it. Knows no stream and no record.
 //! Used by the sink that publishes and by the source that is posted to.
 
 use http::header::{HeaderMap, HeaderName};
