@@ -373,3 +373,35 @@ impl Gate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::{Limits, Wanted};
+
+    /// A file that is damaged, or gone, throws nobody out; one that is whole again counts.
+    #[test]
+    fn credentials_that_cannot_be_read_again_go_on_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::of(folder.path());
+        let wanted = || Wanted {
+            scopes: vec![Scope::Subscribe],
+            lifetime: None,
+            limits: Limits::default(),
+        };
+        let issue = || store.change(|ring| ring.create(wanted(), now())).unwrap();
+        let first = issue();
+        let gate = Gate::open(Store::of(folder.path()), true).unwrap();
+        let guard = gate.guard.as_ref().expect("credentials are asked for");
+        let knows = |secret: &str| guard.ring().recognise(None, secret, now()).is_ok();
+        std::fs::write(store.path(), "{").unwrap();
+        guard.reload();
+        assert!(knows(first.secret.reveal()), "damaged");
+        std::fs::remove_file(store.path()).unwrap();
+        guard.reload();
+        assert!(knows(first.secret.reveal()), "gone");
+        let second = issue();
+        guard.reload();
+        assert!(knows(second.secret.reveal()) && !knows(first.secret.reveal()));
+    }
+}

@@ -112,25 +112,30 @@ impl Tls {
         let mut known = [None; 2];
         loop {
             look.tick().await;
-            let stamps = self.plan.stamps();
-            if stamps == known {
-                continue;
+            self.reload(&mut known);
+        }
+    }
+
+    /// Reads the files again where they are others than those that are `known`.
+    fn reload(&self, known: &mut [Option<Stamp>; 2]) {
+        let stamps = self.plan.stamps();
+        if stamps == *known {
+            return;
+        }
+        *known = stamps;
+        match self.plan.read(&self.provider) {
+            Ok(read) => {
+                let mut shown = self.shown.0.write().expect("see `resolve`");
+                if shown.cert != read.cert {
+                    tracing::info!(
+                        "{} was renewed: it is shown from now on",
+                        self.plan.cert.display()
+                    );
+                }
+                *shown = Arc::new(read);
             }
-            known = stamps;
-            match self.plan.read(&self.provider) {
-                Ok(read) => {
-                    let mut shown = self.shown.0.write().expect("see `resolve`");
-                    if shown.cert != read.cert {
-                        tracing::info!(
-                            "{} was renewed: it is shown from now on",
-                            self.plan.cert.display()
-                        );
-                    }
-                    *shown = Arc::new(read);
-                }
-                Err(error) => {
-                    tracing::warn!("{error}; the certificate that was read before is still shown");
-                }
+            Err(error) => {
+                tracing::warn!("{error}; the certificate that was read before is still shown");
             }
         }
     }
@@ -150,4 +155,39 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String>
         return Err(format!("{}: no certificate in it", path.display()));
     }
     Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pem(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+    }
+
+    /// Half of a renewal, and files that are gone, leave what is shown; the other half renews it.
+    #[test]
+    fn what_does_not_fit_together_leaves_what_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = TlsPlan {
+            cert: folder.path().join("server.pem"),
+            key: folder.path().join("server.key"),
+        };
+        std::fs::copy(pem("tests/peers/localhost.pem"), &plan.cert).unwrap();
+        std::fs::copy(pem("tests/peers/localhost.key"), &plan.key).unwrap();
+        let tls = Tls::open(plan.clone()).unwrap();
+        let mut known = plan.stamps();
+        let shown = || tls.shown.0.read().unwrap().cert.clone();
+        let first = shown();
+        std::fs::remove_file(&plan.cert).unwrap();
+        tls.reload(&mut known);
+        assert_eq!((known[0], shown()), (None, first.clone()));
+        std::fs::copy(pem("runtime/tests/tls/server.pem"), &plan.cert).unwrap();
+        tls.reload(&mut known);
+        assert_eq!(shown(), first, "the key is the old one's");
+        std::fs::remove_file(&plan.key).unwrap();
+        std::fs::copy(pem("runtime/tests/tls/server.key"), &plan.key).unwrap();
+        tls.reload(&mut known);
+        assert_ne!(shown(), first);
+    }
 }

@@ -210,20 +210,6 @@ async fn rotation_and_revocation_reach_those_who_are_in() {
     );
 }
 
-/// A file that is damaged, or gone, throws nobody out.
-#[tokio::test]
-async fn credentials_that_cannot_be_read_again_go_on_as_they_were() {
-    let (running, store, issued) = asking(json!({}), wanted(&[Scope::Subscribe])).await;
-    std::fs::write(store.path(), "{").expect("written");
-    let authorization = bearer(issued.secret.reveal());
-    let started = std::time::Instant::now();
-    while started.elapsed() < Duration::from_millis(2500) {
-        let client = connect(&running.url(), &[("authorization", &authorization)]).await;
-        client.expect("let in");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 #[tokio::test]
 async fn i4_sessions_and_bytes_of_a_credential_are_bounded() {
     let limits = Limits {
