@@ -1,6 +1,7 @@
 // What the client decides, on simulated sockets and a simulated clock.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { mock, test } from "node:test";
 
 import { Wirefall } from "../wirefall.js";
@@ -30,6 +31,58 @@ async function start(t, options = {}, stream = new Stream()) {
 
 /** Full jitter with the dice that show `value`. */
 const dice = (t, value) => { t.mock.method(Math, "random", () => value); };
+
+/** The messages that are kept for peers in every language. */
+function golden(file) {
+  const path = new globalThis.URL(`../../../tests/fixtures/protocol/${file}`, import.meta.url);
+  return readFileSync(path, "utf8").trim().split("\n");
+}
+
+/** A client whose socket says nothing by itself, and what it is told and says, byte for byte. */
+async function wired(t, options) {
+  t.mock.timers.reset();
+  const { client, WebSocket, told } = await start(t, options);
+  const socket = WebSocket.newest;
+  const said = [];
+  socket.send = text => { said.push(text); };
+  socket.onopen();
+  return { client, socket, said, told };
+}
+
+test("every golden message of a sender is understood", async t => {
+  const notices = golden("wirefall.v1-notices.ndjson");
+  for (const notice of notices) {
+    const { client, socket, told } = await wired(t);
+    const { type, data, resumed, lost, position } = JSON.parse(notice);
+    if (type !== "hello") socket.deliver(Buffer.from(notices[0]));
+    socket.deliver(data === "binary" ? notice : Buffer.from(notice));
+    await settle();
+    assert.deepEqual(told.errors, [], notice);
+    assert.deepEqual(told.gaps, type === "gap" || resumed === false ? [lost] : [], notice);
+    if (type === "mark") assert.deepEqual(client.place, { position, since: 0 });
+    client.close();
+  }
+});
+
+test("what a receiver says is written as the golden messages are", async t => {
+  for (const request of golden("wirefall.v1-requests.ndjson")) {
+    const { type, from, since, position, ...options } = JSON.parse(request);
+    if (type === "ack") options.name = "n"; // without one nobody asks for acks
+    else if (since) options.place = { position: from, since };
+    else if (from) options.from = from;
+    const { client, socket, said } = await wired(t, options);
+    if (type === "ack") {
+      const [hello] = golden("wirefall.v1-notices.ndjson");
+      socket.deliver(Buffer.from(hello));
+      socket.deliver(Buffer.from(JSON.stringify({ type: "mark", position })));
+      for (let n = 0; n < since; n += 1) socket.deliver("a record");
+      await settle();
+      client.close();
+    }
+    assert.equal(said.at(-1), request);
+    client.close();
+  }
+});
 
 test("records come in order, and the place is behind what was handled", async t => {
   const { client, stream, WebSocket, told } = await start(t);

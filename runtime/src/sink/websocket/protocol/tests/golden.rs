@@ -1,10 +1,57 @@
-//! Golden frames: every message both ways, byte for byte. Every later version must speak them; a line
-//! is added, never changed.
+//! Golden frames: every message both ways, byte for byte, as `tests/fixtures/protocol` keeps them for
+//! peers in every language. Every later version must speak them (docs/compatibility.md).
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
 
 use super::super::*;
 use crate::journal::Position;
+
+/// What a receiver says.
+const REQUESTS: &str = "wirefall.v1-requests.ndjson";
+/// What a sender says.
+const NOTICES: &str = "wirefall.v1-notices.ndjson";
+
+/// The lines that are frozen, how many, and their digest. Where lines were added behind them, both
+/// grow once these are promised as well.
+const FROZEN: [(&str, usize, &str); 2] = [
+    (
+        REQUESTS,
+        7,
+        "9a22ac269d4f61b1b66e00be4666d30b307acc3b4045d650263fe586d4746d21",
+    ),
+    (
+        NOTICES,
+        9,
+        "c4775eb128b7b30f6d7dcbbf034ef39301f14efb639952024ddc755aa7316ed9",
+    ),
+];
+
+fn path(file: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/protocol");
+    folder.join(file)
+}
+
+/// The messages of a file, each with what it says.
+fn kept<T>(file: &str, said: Vec<T>) -> impl Iterator<Item = (String, T)> {
+    let text = std::fs::read_to_string(path(file)).unwrap();
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), said.len(), "{file} has others than the test");
+    lines.into_iter().zip(said)
+}
+
+#[test]
+fn what_is_frozen_is_as_it_was() {
+    for (file, lines, expected) in FROZEN {
+        let text = std::fs::read_to_string(path(file)).unwrap();
+        let frozen: String = text.split_inclusive('\n').take(lines).collect();
+        let digest = Sha256::digest(frozen.as_bytes());
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, expected, "{file}: lines are added, never changed");
+    }
+}
 
 #[test]
 fn requests_are_read_and_written_as_ever() {
@@ -18,36 +65,19 @@ fn requests_are_read_and_written_as_ever() {
             keys,
         })
     };
-    for (text, request) in [
-        (r#"{"type":"subscribe"}"#, subscribe(None, 0, None, None)),
-        (
-            r#"{"type":"subscribe","from":"earliest"}"#,
-            subscribe(Some(From::Earliest), 0, None, None),
-        ),
-        (
-            r#"{"type":"subscribe","from":"latest"}"#,
-            subscribe(Some(From::Latest), 0, None, None),
-        ),
-        (
-            r#"{"type":"subscribe","from":"-500"}"#,
-            subscribe(Some(From::Newest(500)), 0, None, None),
-        ),
-        (
-            r#"{"type":"subscribe","from":"5f3a9c.81220","since":3}"#,
-            subscribe(Some(From::Position(position())), 3, None, None),
-        ),
-        (
-            r#"{"type":"subscribe","name":"archive-1","keys":["AA","UA"]}"#,
-            subscribe(None, 0, Some("archive-1"), Some(keys(&["UA", "AA"]))),
-        ),
-        (
-            r#"{"type":"ack","position":"5f3a9c.81220","since":17}"#,
-            Request::Ack(Place {
-                position: position(),
-                since: 17,
-            }),
-        ),
-    ] {
+    let said = vec![
+        subscribe(None, 0, None, None),
+        subscribe(Some(From::Earliest), 0, None, None),
+        subscribe(Some(From::Latest), 0, None, None),
+        subscribe(Some(From::Newest(500)), 0, None, None),
+        subscribe(Some(From::Position(position())), 3, None, None),
+        subscribe(None, 0, Some("archive-1"), Some(keys(&["UA", "AA"]))),
+        Request::Ack(Place {
+            position: position(),
+            since: 17,
+        }),
+    ];
+    for (text, request) in kept(REQUESTS, said) {
         assert_eq!(
             Request::parse(text.as_bytes()),
             Ok(request.clone()),
@@ -84,48 +114,35 @@ fn notices_are_read_and_written_as_ever() {
             lost,
         })
     };
-    for (text, notice) in [
-        (
-            r#"{"type":"hello","stream":"flights","epoch":"5f3a9c","head":"5f3a9c.90000","from":"5f3a9c.81223","resumed":true,"lost":0,"data":"text","heartbeat_ms":15000}"#,
-            hello(true, Some(0), Kind::Text),
-        ),
-        (
-            r#"{"type":"hello","stream":"flights","epoch":"5f3a9c","head":"5f3a9c.90000","from":"5f3a9c.81223","resumed":false,"lost":null,"data":"binary","heartbeat_ms":15000}"#,
-            hello(false, None, Kind::Binary),
-        ),
-        (
-            r#"{"type":"mark","position":"5f3a9c.81412"}"#,
-            Notice::Mark(Mark {
-                position: text("5f3a9c.81412"),
-            }),
-        ),
-        (
-            r#"{"type":"gap","from":"5f3a9c.92001","lost":10589}"#,
-            gap(Some(10_589)),
-        ),
-        (
-            r#"{"type":"gap","from":"5f3a9c.92001","lost":null}"#,
-            gap(None),
-        ),
-        (
-            r#"{"type":"heartbeat","head":"5f3a9c.90000"}"#,
-            Notice::Heartbeat(Heartbeat {
-                head: text("5f3a9c.90000"),
-            }),
-        ),
-        (r#"{"type":"bye","reason":"end"}"#, bye(Reason::End, None)),
-        (
-            r#"{"type":"bye","reason":"restart","retry_after_ms":1000}"#,
-            bye(Reason::Restart, Some(1000)),
-        ),
-        (
-            r#"{"type":"bye","reason":"behind","retry_after_ms":0}"#,
-            bye(Reason::Behind, Some(0)),
-        ),
-    ] {
+    let said = vec![
+        hello(true, Some(0), Kind::Text),
+        hello(false, None, Kind::Binary),
+        Notice::Mark(Mark {
+            position: text("5f3a9c.81412"),
+        }),
+        gap(Some(10_589)),
+        gap(None),
+        Notice::Heartbeat(Heartbeat {
+            head: text("5f3a9c.90000"),
+        }),
+        bye(Reason::End, None),
+        bye(Reason::Restart, Some(1000)),
+        bye(Reason::Behind, Some(0)),
+    ];
+    for (text, notice) in kept(NOTICES, said) {
         assert_eq!(Notice::parse(text.as_bytes()), Ok(notice.clone()), "{text}");
         assert_eq!(notice.encode(), text);
     }
+}
+
+/// Peers in other languages compare these numbers.
+#[test]
+fn close_codes_are_as_ever() {
+    let codes = [close::END, close::RESTART, close::BEHIND, close::WRONG];
+    assert_eq!(codes, [1000, 1012, 4008, 4400]);
+    let refused = [close::UNKNOWN, close::FORBIDDEN, close::SILENT];
+    assert_eq!(refused, [4401, 4403, 4408]);
+    assert_eq!([close::TAKEN, close::TOO_MANY], [4409, 4429]);
 }
 
 /// What later versions may add is passed over.
