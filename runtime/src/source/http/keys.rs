@@ -118,8 +118,8 @@ pub(super) enum Claim {
 #[derive(Default)]
 pub(super) struct Keys {
     known: HashMap<String, Known>,
-    /// Those that are done, oldest first.
-    done: VecDeque<String>,
+    /// Those that nobody waits for, oldest first: what is forgotten where there are too many.
+    kept: VecDeque<String>,
     log: Option<Log>,
 }
 
@@ -167,19 +167,24 @@ impl Keys {
         let known = if taken < intent.records {
             Known::Part(intent)
         } else {
-            self.done.push_back(name.clone());
             Known::Done {
                 outcome: Outcome::recalled(intent.records),
                 intent,
             }
         };
-        self.known.insert(name, known);
-        self.bound();
+        // The rest of a post that was taken in parts has a line of its own, behind the first.
+        if self.known.contains_key(&name) {
+            self.kept.retain(|kept| *kept != name);
+        }
+        self.keep(name, known);
     }
 
-    fn bound(&mut self) {
-        while self.done.len() > KEYS_MAX {
-            let oldest = self.done.pop_front();
+    /// Nobody waits for the key now.
+    fn keep(&mut self, name: String, known: Known) {
+        self.known.insert(name.clone(), known);
+        self.kept.push_back(name);
+        if self.kept.len() > KEYS_MAX {
+            let oldest = self.kept.pop_front();
             oldest.and_then(|oldest| self.known.remove(&oldest));
         }
     }
@@ -191,7 +196,10 @@ impl Keys {
             Some(known) if known.digest() != key.digest => return Claim::Differs,
             Some(Known::Open { .. }) => return Claim::Busy,
             Some(Known::Done { outcome, .. }) => return Claim::Taken(outcome.clone()),
-            Some(Known::Part(intent)) => Some(intent.clone()),
+            Some(Known::Part(intent)) => {
+                self.kept.retain(|kept| *kept != key.key);
+                Some(intent.clone())
+            }
         };
         let taken = |intent: &Intent| intent.from + (intent.last - intent.first);
         let claim = Claim::Take(before.as_ref().map_or(0, taken));
@@ -244,10 +252,10 @@ impl Keys {
     fn rewrite(&self, path: PathBuf) -> io::Result<Log> {
         let mut text = Vec::new();
         let mut lines = 0;
-        let done = self.done.iter().filter_map(|name| self.known.get(name));
-        let others = self.known.values();
-        let others = others.filter(|known| !matches!(known, Known::Done { .. }));
-        for intent in done.chain(others).flat_map(Known::intents) {
+        let kept = self.kept.iter().filter_map(|name| self.known.get(name));
+        let open = self.known.values();
+        let open = open.filter(|known| matches!(known, Known::Open { .. }));
+        for intent in kept.chain(open).flat_map(Known::intents) {
             serde_json::to_writer(&mut text, intent).map_err(io::Error::other)?;
             text.push(b'\n');
             lines += 1;
@@ -259,11 +267,7 @@ impl Keys {
 
     /// All of the post is safe, and became this.
     pub(super) fn settle(&mut self, intent: Intent, outcome: Outcome) {
-        let name = intent.key.key.clone();
-        self.known
-            .insert(name.clone(), Known::Done { intent, outcome });
-        self.done.push_back(name);
-        self.bound();
+        self.keep(intent.key.key.clone(), Known::Done { intent, outcome });
     }
 
     /// Nothing came of the post now: whoever posts it again begins where this one did.
@@ -272,7 +276,7 @@ impl Keys {
             return;
         };
         if let Some(before) = before {
-            self.known.insert(key.key.clone(), Known::Part(before));
+            self.keep(key.key.clone(), Known::Part(before));
         }
     }
 }
@@ -389,6 +393,32 @@ mod tests {
         assert!(keys.intend(&[intent("a", 0, 1)]).is_err());
         keys.release(&key("a"));
         assert_eq!(keys.claim(&key("a")), Claim::Take(0));
+    }
+
+    /// Whoever posts half and never comes again must not be remembered for ever.
+    #[test]
+    fn i4_keys_of_posts_that_a_crash_cut_are_bounded_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("posts");
+        let lines = (0..2 * KEYS_MAX as u64).map(|n| {
+            let half = Intent {
+                records: 9,
+                ..intent(&format!("k{n}"), n, n + 1)
+            };
+            serde_json::to_string(&half).unwrap() + "\n"
+        });
+        std::fs::write(&path, lines.collect::<String>()).unwrap();
+        let mut keys = open(&folder, u64::MAX);
+        assert_eq!(keys.known.len(), KEYS_MAX);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), KEYS_MAX);
+        // The newest are those that are left, and one that is taken up again is none of them.
+        let newest = key(&format!("k{}", 2 * KEYS_MAX - 1));
+        assert_eq!(keys.claim(&newest), Claim::Take(1));
+        assert_eq!(keys.kept.len(), KEYS_MAX - 1);
+        keys.release(&newest);
+        assert_eq!(keys.kept.len(), KEYS_MAX);
+        assert_eq!(keys.claim(&key("k0")), Claim::Take(0));
     }
 
     #[test]
