@@ -21,7 +21,7 @@ use super::opening::switching;
 use super::{Hub, Operate};
 use crate::credentials::Scope;
 use crate::port::answer::{Answer, put, text, wait};
-use crate::port::gate::presented::{client, is_forwarded, is_of_a_script};
+use crate::port::gate::presented::{is_forwarded, is_of_a_script};
 use crate::port::gate::{Gate, Lease, Refused, Spent, TICKET_LIFETIME};
 use crate::port::hosts::names_this_machine;
 use crate::sink::websocket::protocol::close;
@@ -51,7 +51,7 @@ impl Default for Closes {
 /// Lets a subscriber in, or gives the answer that it gets instead.
 pub(super) fn subscriber(
     hub: &Arc<Hub>,
-    peer: IpAddr,
+    client: IpAddr,
     request: &mut Parts,
     key: &str,
 ) -> Result<Lease, Box<Answer>> {
@@ -63,7 +63,7 @@ pub(super) fn subscriber(
         Ok(lease) => return Ok(lease),
         Err(told) => told,
     };
-    let (answer, is_throttled) = in_http(&hub.gate, client_of(hub, peer, request), &told);
+    let (answer, is_throttled) = in_http(&hub.gate, client, &told);
     // A script sees nothing of an answer that is no upgrade, and would try again for ever.
     let place = Arc::clone(&hub.closes.0).try_acquire_owned().ok();
     let place = place.filter(|_| !is_throttled && is_of_a_script(&request.headers));
@@ -81,17 +81,14 @@ pub(super) fn subscriber(
 }
 
 /// Gives out a ticket.
-pub(super) fn ticket(hub: &Hub, peer: IpAddr, request: &Parts) -> Answer {
+pub(super) fn ticket(hub: &Hub, client: IpAddr, request: &Parts) -> Answer {
     if !hub.gate.asks() {
         let hint = "no credentials are asked for here: subscribe without";
         return text(StatusCode::NOT_FOUND, hint);
     }
     let grant = match hub.gate.admit(Scope::Subscribe, request) {
         Ok(grant) => grant.expect("credentials are asked for"),
-        Err(refused) => {
-            let client = client_of(hub, peer, request);
-            return in_http(&hub.gate, client, &Told::Refused(refused)).0;
-        }
+        Err(refused) => return in_http(&hub.gate, client, &Told::Refused(refused)).0,
     };
     match hub.gate.ticket(grant) {
         Ok(ticket) => {
@@ -107,14 +104,13 @@ pub(super) fn ticket(hub: &Hub, peer: IpAddr, request: &Parts) -> Answer {
         }
         Err(reason) => {
             let wait = TICKET_LIFETIME;
-            in_http(&hub.gate, peer, &Told::Spent(Spent { reason, wait })).0
+            in_http(&hub.gate, client, &Told::Spent(Spent { reason, wait })).0
         }
     }
 }
 
 /// Whether somebody may see how the run is: from this machine itself, or with a credential.
-pub(super) fn operator(hub: &Hub, peer: IpAddr, request: &Parts) -> Result<(), Box<Answer>> {
-    let client = client_of(hub, peer, request);
+pub(super) fn operator(hub: &Hub, client: IpAddr, request: &Parts) -> Result<(), Box<Answer>> {
     if hub.plan.operate == Operate::Loopback && is_local(client, &request.headers) {
         return Ok(());
     }
@@ -141,10 +137,6 @@ pub(super) fn operator(hub: &Hub, peer: IpAddr, request: &Parts) -> Result<(), B
 /// say so by a header, or pass on the name by which they were asked.
 fn is_local(client: IpAddr, headers: &HeaderMap) -> bool {
     client.is_loopback() && !is_forwarded(headers) && names_this_machine(headers)
-}
-
-fn client_of(hub: &Hub, peer: IpAddr, request: &Parts) -> IpAddr {
-    client(peer, &request.headers, &hub.plan.port.trusted_proxies)
 }
 
 /// A refusal as an answer, and whether the address is to wait because it failed too often.

@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::subscriber::{self, Spoken};
 use super::{Hub, entry, exposition, opening, page};
 use crate::port::answer::{Answer, put, text};
+use crate::port::gate::presented::client;
 use crate::port::hosts::allow;
 use crate::sink::websocket::protocol::V1;
 
@@ -92,13 +93,13 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
         }
         _ => (),
     }
-    if let Err(reason) = allow(
-        &request.headers,
-        &hub.plan.port.hosts,
-        &hub.plan.port.origins,
-    ) {
+    let port = &hub.plan.port;
+    let client = client(peer.ip(), &request.headers, &port.trusted_proxies);
+    // The port stays that of the connection, which is how its proxy knows it.
+    let peer = SocketAddr::new(client, peer.port());
+    if let Err(reason) = allow(&request.headers, &port.hosts, &port.origins) {
         // Not the path, which may be anything that somebody took for an address.
-        if hub.gate.is_news(peer.ip()) {
+        if hub.gate.is_news(client) {
             tracing::warn!(%peer, "refused: {reason} (further ones of this address are not told for a minute)");
         }
         return text(StatusCode::FORBIDDEN, &reason);
@@ -109,14 +110,14 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
             &request,
             match request.method == Method::OPTIONS {
                 true => text(StatusCode::NO_CONTENT, ""),
-                false => entry::ticket(hub, peer.ip(), &request),
+                false => entry::ticket(hub, client, &request),
             },
         ),
-        Place::Metrics => match entry::operator(hub, peer.ip(), &request) {
+        Place::Metrics => match entry::operator(hub, client, &request) {
             Ok(()) => exposition::answer(hub),
             Err(refusal) => *refusal,
         },
-        Place::Status => match entry::operator(hub, peer.ip(), &request) {
+        Place::Status => match entry::operator(hub, client, &request) {
             Ok(()) => page::status(hub, request.uri.query()),
             Err(refusal) => *refusal,
         },

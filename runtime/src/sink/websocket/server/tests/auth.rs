@@ -338,31 +338,35 @@ async fn what_a_proxy_passed_on_is_not_local() {
     }
 }
 
-#[tokio::test]
-async fn a_name_is_closed_to_another_credential_and_its_session_notices_nothing() {
+/// A server with two credentials, as they are sent.
+async fn two_owners(settings: Value) -> (Running, [String; 2]) {
     let folder = tempfile::tempdir().expect("a folder");
     let store = Store::of(folder.path());
-    let [mine, other] = [(); 2].map(|()| {
+    let owners = [(); 2].map(|()| {
         let made = store.change(|ring| ring.create(wanted(&Scope::ALL), now()));
         bearer(made.expect("a credential").secret.reveal())
     });
-    let settings = json!({ "auth": "required" });
-    let mut running = Running::start_in(folder, settings, 1 << 20).await;
-    let url = running.url();
-    let named = async |secret: &str| {
-        let headers = [
-            ("authorization", secret),
-            ("sec-websocket-protocol", "wirefall.v1"),
-        ];
-        let mut client = connect(&url, &headers).await.expect("let in");
-        let subscribe = json!({ "type": "subscribe", "name": "archive" }).to_string();
-        client.send(Message::text(subscribe)).await.expect("sent");
-        client
-    };
-    let mut first = named(&mine).await;
+    (Running::start_in(folder, settings, 1 << 20).await, owners)
+}
+
+/// Subscribes by the name `archive`.
+async fn named(running: &Running, headers: &[(&'static str, &str)]) -> Client {
+    let mut headers = headers.to_vec();
+    headers.push(("sec-websocket-protocol", "wirefall.v1"));
+    let client = connect(&running.url(), &headers).await;
+    let mut client = client.expect("let in");
+    let subscribe = json!({ "type": "subscribe", "name": "archive" }).to_string();
+    client.send(Message::text(subscribe)).await.expect("sent");
+    client
+}
+
+#[tokio::test]
+async fn a_name_is_closed_to_another_credential_and_its_session_notices_nothing() {
+    let (mut running, [mine, other]) = two_owners(json!({ "auth": "required" })).await;
+    let mut first = named(&running, &[("authorization", &mine)]).await;
     let hello = soon("hello", first.next()).await;
     assert!(matches!(hello, Some(Ok(Message::Binary(_)))), "{hello:?}");
-    let mut second = named(&other).await;
+    let mut second = named(&running, &[("authorization", &other)]).await;
     let close = (4403, "this name belongs to another credential".to_owned());
     assert_eq!(closed_with(&mut second).await, close);
     running.publish(1, 8).await;
@@ -371,6 +375,32 @@ async fn a_name_is_closed_to_another_credential_and_its_session_notices_nothing(
     let metrics = ask(&running, "GET", "/metrics", &[&authorization]).await;
     let counted = "\nwirefall_auth_failures_total{reason=\"name\"} 1\n";
     assert!(metrics.contains(counted), "{metrics}");
+}
+
+/// Who is refused a name behind a proxy is told apart from everybody else who comes through it.
+#[tokio::test]
+async fn refused_names_count_against_the_client_of_a_trusted_proxy() {
+    let settings = json!({ "auth": "required", "trusted_proxies": ["127.0.0.1"] });
+    let (running, [mine, other]) = two_owners(settings).await;
+    let mut first = named(&running, &[("authorization", &mine)]).await;
+    soon("hello", first.next())
+        .await
+        .expect("hello")
+        .expect("a frame");
+    for _ in 0..21 {
+        let headers = [
+            ("authorization", &*other),
+            ("x-forwarded-for", "203.0.113.9"),
+        ];
+        let mut refused = named(&running, &headers).await;
+        assert_eq!(closed_with(&mut refused).await.0, 4403);
+    }
+    for (client, expected) in [("203.0.113.9", "429"), ("203.0.113.8", "401")] {
+        let forwarded = format!("X-Forwarded-For: {client}");
+        let answer = ask(&running, "GET", "/metrics", &[&forwarded]).await;
+        let status = answer.split(' ').nth(1);
+        assert_eq!(status, Some(expected), "{client}: {answer}");
+    }
 }
 
 #[tokio::test]
