@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use super::cursors::Cursors;
 use super::pins::Pins;
-use super::{Bookmark, Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
+use super::{Bookmark, Chunk, Cursor, Journal, JournalError, Marks, Position, Read, publish};
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::driver::BoxFuture;
 use folder::{Folder, RealFolder};
@@ -271,15 +271,8 @@ impl Shared {
             .expect("no code panics while it holds the journal")
     }
 
-    /// Tells the marks to those who wait for them.
-    fn publish(&self, state: MutexGuard<'_, State>) {
-        let marks = state.marks();
-        drop(state);
-        self.marks.send_if_modified(|published| {
-            let changed = *published != marks;
-            *published = marks;
-            changed
-        });
+    fn publish(&self) {
+        publish(&self.marks, || self.state().marks());
     }
 
     /// The journal cannot go on: who waits is told.
@@ -339,7 +332,8 @@ impl Shared {
             made_at_ms: now_ms(),
         });
         let head = state.head;
-        self.publish(state);
+        drop(state);
+        self.publish();
         self.work.notify_one();
         Ok(Ok(head))
     }
@@ -470,9 +464,8 @@ impl Journal for Disk {
     }
 
     fn close(&self) {
-        let mut state = self.shared.state();
-        state.closed = true;
-        self.shared.publish(state);
+        self.shared.state().closed = true;
+        self.shared.publish();
     }
 
     fn survives_crash(&self) -> bool {

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::cursors::Cursors;
 use super::pins::Pins;
-use super::{Bookmark, Chunk, Cursor, Journal, JournalError, Marks, Position, Read};
+use super::{Bookmark, Chunk, Cursor, Journal, JournalError, Marks, Position, Read, publish};
 use crate::checkpoint::Delta;
 use crate::driver::BoxFuture;
 
@@ -63,6 +63,15 @@ impl State {
         oldest.is_some_and(|oldest| self.pins.have_passed(oldest.end()))
     }
 
+    fn marks(&self) -> Marks {
+        Marks {
+            tail: self.tail(),
+            durable: self.head,
+            head: self.head,
+            closed: self.closed,
+        }
+    }
+
     fn drop_oldest(&mut self) {
         if let Some(chunk) = self.chunks.pop_front() {
             self.bytes -= chunk.bytes();
@@ -77,8 +86,8 @@ impl Shared {
             .expect("no code panics while it holds the journal")
     }
 
-    /// Drops what nobody may still ask for, and publishes the marks.
-    fn settle(&self, mut state: MutexGuard<'_, State>) {
+    /// Drops what nobody may still ask for.
+    fn trim(&self, state: &mut State) {
         let aged = |chunk: &Chunk| match (self.retention.age_max, chunk.made_at) {
             (Some(age_max), Some(made_at)) => made_at.elapsed() > age_max,
             _ => false,
@@ -88,24 +97,18 @@ impl Shared {
         {
             state.drop_oldest();
         }
-        let marks = Marks {
-            tail: state.tail(),
-            durable: state.head,
-            head: state.head,
-            closed: state.closed,
-        };
-        drop(state);
-        self.marks.send_if_modified(|published| {
-            let changed = *published != marks;
-            *published = marks;
-            changed
-        });
+    }
+
+    fn publish(&self) {
+        publish(&self.marks, || self.state().marks());
     }
 
     fn move_pin(&self, id: u64, to: Option<Position>) {
         let mut state = self.state();
         state.pins.moved(id, to);
-        self.settle(state);
+        self.trim(&mut state);
+        drop(state);
+        self.publish();
         self.freed.notify_one();
     }
 
@@ -132,7 +135,9 @@ impl Shared {
         state.bytes += bytes;
         state.chunks.push_back(chunk);
         let head = state.head;
-        self.settle(state);
+        self.trim(&mut state);
+        drop(state);
+        self.publish();
         Ok(Ok(head))
     }
 }
@@ -214,9 +219,8 @@ impl Journal for Memory {
     }
 
     fn close(&self) {
-        let mut state = self.shared.state();
-        state.closed = true;
-        self.shared.settle(state);
+        self.shared.state().closed = true;
+        self.shared.publish();
     }
 
     fn survives_crash(&self) -> bool {

@@ -21,6 +21,8 @@ pub mod cursors;
 pub mod disk;
 pub mod memory;
 mod pins;
+#[cfg(test)]
+mod tests;
 
 pub use cursors::Bookmark;
 
@@ -337,6 +339,18 @@ impl Follower {
             }
         }
     }
+}
+
+/// Tells the marks to those who wait for them, as they are while they are told: were they taken before,
+/// what a slow thread tells could be older than what was told meanwhile, and who waits for more would never
+/// hear of it. So whoever calls this holds neither the journal's state nor a borrow of its marks.
+fn publish(told: &watch::Sender<Marks>, marks: impl FnOnce() -> Marks) {
+    told.send_if_modified(|told| {
+        let marks = marks();
+        let changed = *told != marks;
+        *told = marks;
+        changed
+    });
 }
 
 /// A pinned cursor: retention never passes it. Dropping it lets go.

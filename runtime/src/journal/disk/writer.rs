@@ -264,7 +264,8 @@ impl Writer {
                 state.trouble = None;
             }
         }
-        self.shared.publish(state);
+        drop(state);
+        self.shared.publish();
         self.shared.freed.notify_one();
     }
 

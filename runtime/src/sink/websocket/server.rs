@@ -259,9 +259,10 @@ impl Hub {
         gate: Gate,
         tls: Option<Tls>,
     ) -> Self {
+        let marks = *context.journal.marks().borrow();
         Self {
             seats: Arc::new(Semaphore::new(plan.subscribers_max.get() as usize)),
-            released: release::Released::new(*context.journal.marks().borrow()),
+            released: release::Released::new(marks),
             names: names::Names::new(
                 &plan.lag,
                 Arc::clone(&context.journal),
