@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub mod exposition;
+
 /// What a run counts. Shared, monotonic but for the gauges.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -18,6 +20,8 @@ pub struct Metrics {
     pub records_resent: Counter,
     /// Connections after the first.
     pub reconnects: Counter,
+    /// 1 while a run that pushes has no connection to its server.
+    pub disconnected: Counter,
     /// Subscribers now connected (server mode).
     pub subscribers: Counter,
     /// Subscribers that were disconnected because the journal went on without them.

@@ -52,7 +52,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "config",
         &[
-            "driver", "failover", "files", "journal", "plugin", "sink", "source", "units",
+            "driver", "failover", "files", "journal", "plugin", "port", "sink", "source", "units",
         ],
     ),
     (
@@ -66,6 +66,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "journal",
             "metrics",
             "plugin",
+            "port",
             "record",
             "sink",
             "source",
@@ -86,8 +87,14 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("clap", &["cli/"]),
     ("anyhow", &["cli/"]),
     ("indicatif", &["cli/"]),
-    ("hyper", &["sink/websocket", "source/http"]),
-    ("hyper_util", &["sink/websocket", "source/http"]),
+    (
+        "hyper",
+        &["pipeline/operations", "sink/websocket", "source/http"],
+    ),
+    (
+        "hyper_util",
+        &["pipeline/operations", "sink/websocket", "source/http"],
+    ),
     ("glob", &["source/"]),
     ("flate2", &["source/"]),
     ("zstd", &["source/"]),

@@ -27,6 +27,18 @@ pub enum Heard {
     Nothing,
 }
 
+/// What a request to `host` is answered until the connection ends, in whatever way it does.
+pub fn ask(host: &str, request_line: &str, headers: &str) -> String {
+    let mut stream = TcpStream::connect(host).expect("a port");
+    let request = format!("{request_line} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
+    stream.write_all(request.as_bytes()).expect("sent");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    let mut answer = Vec::new();
+    // A Close comes after the upgrade, and then the end; what is broken off has come so far.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
 /// A masked frame, as clients send it: its first byte, and a payload.
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x5a, 0xc3, 0x0f, 0x99];

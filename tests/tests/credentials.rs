@@ -9,7 +9,7 @@ use serde_json::Value;
 use wirefall_tests::peers::{certificate, free_address};
 use wirefall_tests::process::command;
 use wirefall_tests::workspace::root;
-use wirefall_tests::{Folder, Process, Signal, pipelines, wait_for, wait_until, wirefall};
+use wirefall_tests::{Folder, Process, Signal, pipelines, raw, wait_for, wait_until, wirefall};
 
 /// What nobody may find. Not one that could come about by chance.
 const WRONG: &str = "wf_wrongwrongwrongwrongwrongwrongwrongwrongwro";
@@ -52,17 +52,7 @@ fn parts(url: &str) -> (&str, &str) {
 
 /// What a request is answered, however it is answered. With a body or after an upgrade: what there is.
 fn ask(url: &str, request_line: &str, headers: &str) -> String {
-    let (host, _) = parts(url);
-    let mut stream = TcpStream::connect(host).expect("a port");
-    let request = format!("{request_line} HTTP/1.1\r\nHost: {host}\r\n{headers}\r\n");
-    stream.write_all(request.as_bytes()).expect("sent");
-    stream
-        .set_read_timeout(Some(wirefall_tests::PATIENCE))
-        .expect("a socket");
-    let mut answer = Vec::new();
-    // A Close comes after the upgrade, and then the end; what is broken off has come so far.
-    let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
+    raw::ask(parts(url).0, request_line, headers)
 }
 
 const UPGRADE: &str = "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\

@@ -15,6 +15,7 @@ use crate::driver::{Driver, Facts, Problem, Reread, within};
 use crate::failover;
 use crate::files;
 use crate::journal::disk::Sync;
+use crate::port::keys::{Address, local_address};
 use crate::sink;
 use crate::source;
 use crate::source::BatchLimits;
@@ -223,6 +224,7 @@ impl Checker {
             BATCH_BYTES,
             &mut problems,
         );
+        problems.extend(metrics_address(&service).and_then(Result::err));
         for problem in problems {
             self.problem("/service", problem);
         }
@@ -476,7 +478,13 @@ fn journal_plan(journal: Journal, service: &ServicePlan, folder: &Path) -> Journ
     }
 }
 
+fn metrics_address(service: &Service) -> Option<Result<Address, Problem>> {
+    let written = service.metrics.as_deref()?;
+    Some(local_address("/metrics", written))
+}
+
 fn service_plan(service: Service, folder: &Path) -> ServicePlan {
+    let metrics = metrics_address(&service).and_then(Result::ok);
     let scaling = service.scaling;
     let pipeline_id = service.pipeline_id.0.reveal().to_owned();
     let state_dir = folder.join(&service.state).join(&pipeline_id);
@@ -495,5 +503,6 @@ fn service_plan(service: Service, folder: &Path) -> ServicePlan {
             down_below: scaling.down_below.0,
         },
         shutdown_timeout: service.shutdown_timeout.0,
+        metrics,
     }
 }

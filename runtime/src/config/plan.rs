@@ -9,6 +9,7 @@ use crate::driver::Reread;
 use crate::failover::FailoverPlan;
 use crate::journal::disk::Sync;
 use crate::plugin::{PluginId, ProcessorPlan};
+use crate::port::keys::Address;
 use crate::sink::{Delivery, SinkPlan};
 use crate::source::{BatchLimits, SourcePlan};
 
@@ -105,6 +106,8 @@ pub struct ServicePlan {
     pub shutdown_timeout: Duration,
     /// Where positions and caches of this pipeline are kept (`state`).
     pub state_dir: PathBuf,
+    /// Where operators ask how the run is (`metrics`).
+    pub metrics: Option<Address>,
 }
 
 /// How many workers run, by how full the queue before them is.

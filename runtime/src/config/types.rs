@@ -36,6 +36,9 @@ pub(super) struct Service {
     /// its own inside it.
     #[serde(default = "state")]
     pub(super) state: String,
+    /// Address and port on this machine, as 127.0.0.1:9464, of `/metrics`, `/healthz` and `/readyz`; see
+    /// docs/operations.md.
+    pub(super) metrics: Option<String>,
 }
 
 /// Keys of Blink's `service` that mean nothing here.

@@ -1,6 +1,6 @@
 //! Build: opens everything that a plan names, before the first record (I6).
 //!
-//! Owns the order of opening: plugins, then failover, journal, sink and source, so that nothing is read that
+//! Owns the order of opening: plugins, then failover, journal, the port of operators, sink and source, so that nothing is read that
 //! has nowhere to go.
 
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::books::OpenFailover;
 use super::error::RunError;
+use super::operations::{Operations, Watched};
 use super::workers::{Done, Job, Pool, QUEUE_BATCHES};
 use crate::config::plan::{JournalPlan, Plan, ServicePlan};
 use crate::journal::disk::{self, Disk};
@@ -48,6 +49,7 @@ pub struct Pipeline {
     pub(super) failover: Option<OpenFailover>,
     pub(super) stop: Stop,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) operations: Option<Operations>,
 }
 
 /// Opens a plan. `fresh` forgets the positions that an earlier run left.
@@ -84,6 +86,16 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
     let (confirmed_by_sink, confirmed) = watch::channel(from);
     let (poisoned_by_sink, poisoned) = mpsc::channel(POISONED_MAX);
     let metrics = Arc::new(Metrics::default());
+    let watched = Watched {
+        pipeline: plan.service.pipeline_id.clone(),
+        delivery,
+        metrics: Arc::clone(&metrics),
+        journal: Arc::clone(&journal),
+        stop: stop.clone(),
+    };
+    let operations = plan.service.metrics;
+    let operations = operations.map(|listen| Operations::open(listen, watched));
+    let operations = operations.transpose().map_err(RunError::Operations)?;
     let sink = plan
         .sink
         .open(SinkContext {
@@ -127,6 +139,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         failover,
         stop,
         metrics,
+        operations,
     })
 }
 
@@ -161,6 +174,7 @@ impl Pipeline {
     pub fn greeting(&self) -> Vec<String> {
         let mut lines = self.source.reader.greeting();
         lines.extend(self.sink.greeting());
+        lines.extend(self.operations.as_ref().map(Operations::greeting));
         lines
     }
 

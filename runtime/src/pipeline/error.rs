@@ -54,6 +54,9 @@ pub enum RunError {
     /// The journal refused.
     #[error("journal: {0}")]
     Journal(#[from] JournalError),
+    /// The port of operators cannot be opened.
+    #[error("{0} (`service.metrics`)")]
+    Operations(String),
     /// The accounting is wrong: a defect of ours.
     #[error("checkpoint: {0} (this is a defect of wirefall)")]
     Checkpoint(#[from] CheckpointError),

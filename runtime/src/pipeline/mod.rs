@@ -8,6 +8,7 @@ mod account;
 mod books;
 mod build;
 mod error;
+mod operations;
 mod run;
 mod tolerance;
 mod workers;

@@ -13,11 +13,13 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::account::Account;
 use super::books::{Beginning, Books};
 use super::build::{Pipeline, SINK_CURSOR};
 use super::error::RunError;
+use super::operations::Operations;
 use super::workers::{Done, Job, Pool, QUEUE_BATCHES, Reorder};
 use crate::driver::BoxFuture;
 use crate::journal::{Journal, JournalError, Marks, Position};
@@ -91,6 +93,8 @@ impl Pipeline {
             stop.clone(),
             Arc::clone(&seen),
         ));
+        let operations = self.operations.map(Operations::serve);
+        let _watched = operations.map(|serve| AbortOnDropHandle::new(tokio::spawn(serve)));
         let survives = self.journal.survives_crash();
         let confirms = self.delivery == Delivery::Confirmed;
         let keep = confirms && (survives || !self.replayable);

@@ -10,6 +10,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
+use crate::metrics::exposition::{self, Page};
+
 /// What is answered.
 pub type Answer = Response<Full<Bytes>>;
 
@@ -24,6 +26,14 @@ pub fn text(status: StatusCode, message: &str) -> Answer {
         "text/plain; charset=utf-8",
     );
     put(&mut answer, header::CACHE_CONTROL, "no-store");
+    answer
+}
+
+/// A page of metrics.
+pub fn metrics(page: Page) -> Answer {
+    let mut answer = text(StatusCode::OK, "");
+    *answer.body_mut() = Full::new(page.finish().into());
+    put(&mut answer, header::CONTENT_TYPE, exposition::CONTENT_TYPE);
     answer
 }
 

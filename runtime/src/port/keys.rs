@@ -11,6 +11,9 @@ use super::hosts::Hosts;
 use super::tls::TlsPlan;
 use crate::driver::{Facts, Problem};
 
+/// An address and a port.
+pub type Address = SocketAddr;
+
 /// Who may come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -54,7 +57,7 @@ pub struct Written<'a> {
 #[derive(Clone, Debug)]
 pub struct PortPlan {
     /// Where to listen.
-    pub listen: SocketAddr,
+    pub listen: Address,
     /// Names by which it is reached.
     pub hosts: Hosts,
     /// Web origins whose pages may ask, beside the port's own.
@@ -80,7 +83,7 @@ impl PortPlan {
 impl Written<'_> {
     /// What they mean; what is wrong goes to `problems`. `None` where the address is.
     pub fn check(&self, facts: &Facts, problems: &mut Vec<Problem>) -> Option<PortPlan> {
-        let listen = listen(self.listen)
+        let listen = address("/listen", self.listen)
             .map_err(|problem| problems.push(problem))
             .ok();
         let is_loopback = listen.is_some_and(|listen| listen.ip().is_loopback());
@@ -116,9 +119,8 @@ impl Written<'_> {
     }
 }
 
-/// The address.
-fn listen(text: &str) -> Result<SocketAddr, Problem> {
-    let wrong = |message: String| Problem::error("/listen", message);
+/// An address and a port.
+fn address(pointer: &str, text: &str) -> Result<Address, Problem> {
     let address = match text.strip_prefix("localhost:") {
         Some(port) => port
             .parse()
@@ -128,9 +130,28 @@ fn listen(text: &str) -> Result<SocketAddr, Problem> {
     };
     address.ok_or_else(|| {
         let port: Option<u16> = text.strip_prefix(':').unwrap_or(text).parse().ok();
-        wrong(format!("`{text}` is not an address with a port"))
+        Problem::error(pointer, format!("`{text}` is not an address with a port"))
             .help(format!("write 127.0.0.1:{}", port.unwrap_or(9400)))
     })
+}
+
+/// An address that this machine alone reaches.
+///
+/// # Errors
+/// It is none, or others reach it as well.
+pub fn local_address(pointer: &str, text: &str) -> Result<Address, Problem> {
+    let address = address(pointer, text)?;
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    let message = format!(
+        "{} is reached from other machines, and nobody is asked for a credential here",
+        address.ip()
+    );
+    Err(Problem::error(pointer, message).help(format!(
+        "listen on 127.0.0.1:{}; a proxy that asks for one can pass it on",
+        address.port()
+    )))
 }
 
 /// What an address that other machines reach may not do without: whoever reaches it could come in,

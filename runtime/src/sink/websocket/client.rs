@@ -72,6 +72,8 @@ impl Client {
                 Some(wait) => wait,
                 None => return Ok(self.delivered()),
             };
+            let disconnected = u64::from(!self.session.is_open());
+            self.context.metrics.disconnected.set(disconnected);
             match self.wait(wait).await {
                 Event::Woken => {}
                 Event::Moved(moved) => self.moved(moved).await,

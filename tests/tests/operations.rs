@@ -1,0 +1,110 @@
+//! The port of operators: how a run is, as a program sees it that watches it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use wirefall_tests::peers::free_address;
+use wirefall_tests::pipelines::{self, start};
+use wirefall_tests::records::lines;
+use wirefall_tests::{Folder, Process, raw, wait_until, wirefall};
+
+/// Has the pipeline of a folder watched at an address.
+fn watch(folder: &Folder, at: SocketAddr) {
+    let service = format!("  state: state\n  metrics: {at}\n");
+    let text = folder.read("pipeline.yaml");
+    folder.write("pipeline.yaml", text.replace("  state: state\n", &service));
+}
+
+fn get(at: SocketAddr, path: &str) -> String {
+    raw::ask(&at.to_string(), &format!("GET {path}"), "")
+}
+
+fn wait_until_ready(at: SocketAddr, expected: &str) {
+    wait_until(expected, || get(at, "/readyz").ends_with(expected));
+}
+
+/// A receiver that is always at the same address.
+fn receive(at: SocketAddr, out: &Path) -> Process {
+    let at = at.to_string();
+    let words = ["receive", &at, "--out"].map(std::ffi::OsStr::new);
+    let mut receiver = wirefall(words.into_iter().chain([out.as_os_str()]));
+    receiver.wait_for_line("receiving on ");
+    receiver
+}
+
+#[test]
+fn i2_the_account_of_a_push_is_exported_and_it_is_ready_while_it_is_connected() {
+    let folder = Folder::new();
+    let (at, server) = (free_address(), free_address());
+    pipelines::pipeline(&folder, "stdin", &[], &pipelines::to(server, &[]), "");
+    watch(&folder, at);
+    let mut run = start(&folder);
+    run.wait_for_line("metrics http://");
+    assert!(get(at, "/healthz").starts_with("HTTP/1.1 200"));
+    wait_until_ready(at, "not connected\n");
+    let out = folder.path("out.ndjson");
+    let receiver = receive(server, &out);
+    wait_until_ready(at, "ready\n");
+    assert!(run.write(lines(0..100).as_bytes()));
+    let all = [
+        "wirefall_info{pipeline=\"test\"} 1",
+        "wirefall_records_read_total 100",
+        "wirefall_records_settled_total{outcome=\"delivered\"} 100",
+        "wirefall_journal_head_position 100",
+        "wirefall_records_sent_total 100",
+        "wirefall_reconnects_total 0",
+        "wirefall_connected 1",
+    ];
+    wait_until("the account", || {
+        let page = get(at, "/metrics");
+        all.iter().all(|line| page.lines().any(|one| one == *line))
+    });
+    receiver.kill();
+    wait_until_ready(at, "not connected\n");
+    let _receiver = self::receive(server, &out);
+    wait_until("another connection", || {
+        get(at, "/metrics").contains("\nwirefall_reconnects_total 1\n")
+    });
+    run.close_stdin();
+    let ended = run.wait().expect(0);
+    assert_eq!(ended.account("delivered"), 100);
+}
+
+#[test]
+fn a_stream_is_watched_there_as_well_and_other_pages_read_nothing() {
+    let folder = Folder::new();
+    let at = free_address();
+    pipelines::publish(&folder, &[]);
+    watch(&folder, at);
+    let mut run = start(&folder);
+    run.wait_for_line("metrics http://");
+    let page = get(at, "/metrics");
+    assert!(page.contains("\nwirefall_subscribers 0\n"), "{page}");
+    assert!(!page.contains("wirefall_connected"), "{page}");
+    let host = at.to_string();
+    let foreign = "Origin: https://evil.example\r\n";
+    for (request, headers, expected) in [
+        ("GET /metrics", foreign, "403"),
+        ("POST /metrics", "", "405"),
+        ("GET /", "", "404"),
+    ] {
+        let answer = raw::ask(&host, request, headers);
+        let status = answer.split(' ').nth(1);
+        assert_eq!(status, Some(expected), "{request}: {answer}");
+    }
+    run.close_stdin();
+    run.kill();
+}
+
+/// What cannot be opened is told before the first record (I6).
+#[test]
+fn i6_an_address_that_another_process_has_ends_the_run_with_3() {
+    let folder = Folder::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = taken.local_addr().expect("an address");
+    pipelines::publish(&folder, &[]);
+    watch(&folder, at);
+    let ended = start(&folder).wait().expect(3);
+    let told = format!("cannot listen on {at}: another process does");
+    assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+}
