@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::process::Process;
 use crate::raw::{Heard, Raw, frame, header};
 
-use self::Answer::{Alive, Closed, Ended, Held, Left, Nothing, Status};
+use self::Answer::{Alive, Closed, Ended, Held, Last, Left, Nothing, Status};
 use self::Entry::{Plain, Subscribed, Tcp, V1};
 
 /// Resident memory that is never passed, in KiB. Some 40 MiB are seen.
@@ -44,6 +44,8 @@ pub enum Entry {
 pub enum Answer {
     /// An answer of HTTP.
     Status(u16),
+    /// The same, and the end of the connection: nothing else is answered.
+    Last(u16),
     /// A Close.
     Closed(u16),
     /// The end of the connection.
@@ -307,7 +309,7 @@ impl Target {
             _ => (),
         }
         for raw in &mut open {
-            let answer = answer(raw, attack.entry);
+            let answer = answer(raw, attack);
             let name = attack.name;
             assert!(attack.answers.contains(&answer), "{name}: {answer:?}");
         }
@@ -325,9 +327,11 @@ fn send(raw: &mut Raw, mut pieces: Pieces, asks: bool) {
 }
 
 /// What comes in the end.
-fn answer(raw: &mut Raw, entry: Entry) -> Answer {
-    if matches!(entry, Tcp) {
+fn answer(raw: &mut Raw, attack: &Attack) -> Answer {
+    if matches!(attack.entry, Tcp) {
+        let is_last = attack.answers.iter().any(|one| matches!(one, Last(_)));
         return match raw.status() {
+            Ok(status) if is_last && raw.is_answered_no_more() => Last(status),
             Ok(status) => Status(status),
             Err(Heard::Nothing) => Nothing,
             Err(_) => Ended,
