@@ -7,6 +7,7 @@ use http::header::{HeaderMap, HeaderName};
 
 pub mod answer;
 pub mod door;
+pub mod farewell;
 pub mod gate;
 pub mod hosts;
 pub mod keys;

@@ -40,7 +40,7 @@ mod v1;
 
 /// Longest handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a sender to close after the limit was reached, and to read why its connection ends.
+/// Time for a sender to close after the limit was reached, and to take a Close.
 const LAST_CLOSE: Duration = Duration::from_secs(2);
 /// Most connections (I4); the one that was silent for longest gives way to the next.
 const CONNECTIONS_MAX: usize = 1000;

@@ -5,6 +5,7 @@
 //! which opens it and waits for its last answers.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,6 +32,7 @@ use super::outcome::Outcome;
 use crate::credentials::Scope;
 use crate::port::answer::{Answer, later, put, text, wait};
 use crate::port::door::Door;
+use crate::port::farewell::farewell;
 use crate::port::gate::Gate;
 use crate::port::gate::presented::client;
 use crate::port::hosts::allow;
@@ -161,17 +163,21 @@ async fn serve(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, busy: B
             Err(_) => return tracing::debug!(%peer, "dropped: no TLS in time"),
         },
     };
-    let service = hyper::service::service_fn(|request| async {
-        Ok::<_, Infallible>(answer(&server, peer, request, &busy).await)
+    let service = hyper::service::service_fn(|request| {
+        let answer = answer(&server, peer, request, &busy);
+        Box::pin(async { Ok::<_, Infallible>(answer.await) })
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
+    if let Err(error) = poll_fn(|cx| connection.poll_without_shutdown(cx)).await {
         tracing::debug!(%peer, "request failed: {error}");
     }
+    // Who is refused may be still sending, and many send all before they read an answer.
+    let mut stream = connection.into_parts().io.into_inner();
+    let _ = farewell(&mut stream).await;
 }
 
 /// Answers a request.

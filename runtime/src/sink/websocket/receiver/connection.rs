@@ -18,6 +18,7 @@ use super::desk::{self, Desk, Taken};
 use super::inbox::{Broken, Inbox};
 use super::v1::Ended;
 use super::{Breach, BreakHow, LAST_CLOSE, Output, REFUSALS, Shared};
+use crate::port::farewell::{drop_what_comes, farewell};
 use crate::port::visitors::Busy;
 use crate::sink::websocket::protocol::close;
 
@@ -82,7 +83,7 @@ impl Connection {
             self.answer().await?;
             match next {
                 Next::ReadOn => {}
-                Next::Closed => return self.end().await,
+                Next::Closed => return farewell(&mut self.tcp).await,
                 Next::Break => return self.fault().await,
                 Next::Part(code, words) => return self.part(code, &words).await,
             }
@@ -194,7 +195,7 @@ impl Connection {
         totals.breaks.fetch_add(1, Ordering::Relaxed);
         match self.shared.options.faults.how {
             BreakHow::Reset => {}
-            BreakHow::HalfOpen => return self.drop_what_comes().await,
+            BreakHow::HalfOpen => return self.take_and_drop().await,
             BreakHow::Refuse503 => totals.refusals_left.store(REFUSALS, Ordering::Relaxed),
             BreakHow::Close => {
                 return self.part(1001, "").await;
@@ -210,17 +211,11 @@ impl Connection {
         SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO))
     }
 
-    /// Reads until the sender gives up, and handles nothing.
-    async fn drop_what_comes(&mut self) -> io::Result<()> {
-        let mut dropped = vec![0; 64 * 1024];
-        loop {
-            let read = tokio::select! {
-                read = self.tcp.read(&mut dropped) => read?,
-                () = self.shared.stop.cancelled() => 0,
-            };
-            if read == 0 {
-                return Ok(());
-            }
+    /// Takes everything until the sender gives up, and handles nothing.
+    async fn take_and_drop(&mut self) -> io::Result<()> {
+        tokio::select! {
+            dropped = drop_what_comes(&mut self.tcp) => dropped,
+            () = self.shared.stop.cancelled() => Ok(()),
         }
     }
 
@@ -228,13 +223,6 @@ impl Connection {
     async fn part(mut self, code: u16, reason: &str) -> io::Result<()> {
         let close = desk::close(code, reason);
         timeout(LAST_CLOSE, self.tcp.write_all(&close)).await??;
-        self.end().await
-    }
-
-    /// The end of the socket: a socket that is closed with something unread resets the line, and the peer
-    /// may never read our Close.
-    async fn end(mut self) -> io::Result<()> {
-        self.tcp.shutdown().await?;
-        timeout(LAST_CLOSE, self.drop_what_comes()).await?
+        farewell(&mut self.tcp).await
     }
 }
