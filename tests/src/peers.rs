@@ -224,6 +224,18 @@ pub fn autobahn(test: &str, mode: &str, plan: &Path) -> Option<Process> {
     Some(Process::start(command.env("PYTHONUNBUFFERED", "1")))
 }
 
+/// A tunnel into TLS in Python, which trusts [`certificate`]: whoever speaks to its plain port speaks to `to`
+/// under TLS. It lives as long as the process. `None`: not here.
+pub fn tunnel(test: &str, to: SocketAddr) -> Option<(Process, SocketAddr)> {
+    let Some(mut command) = script(Language::Python, "tunnel") else {
+        return skip(test, "Python");
+    };
+    let mut process = Process::start(command.arg(to.to_string()).arg(certificate()));
+    let port = process.wait_for_line("listening ");
+    let port: u16 = port.parse().expect("a port");
+    Some((process, SocketAddr::from(([127, 0, 0, 1], port))))
+}
+
 /// An nginx before a WebSocket server.
 pub struct Nginx {
     /// Where it listens; the same after a restart.

@@ -1,19 +1,22 @@
 //! Clients that break every rule, one after the other, before a stream that others read on (I4, I7).
 //!
-//! Whoever reads notices nothing, the memory stays flat, and the log tells once what happened.
+//! As it is and under TLS. Whoever reads notices nothing, the memory stays flat, and the log tells once what happened.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
-use wirefall_tests::hostile::Answer::{Alive, Closed, Left, Status};
-use wirefall_tests::hostile::Entry::{Subscribed, Tcp, V1};
+use wirefall_tests::hostile::Answer::{Alive, Closed, Ended, Left, Status};
+use wirefall_tests::hostile::Entry::{Plain, Subscribed, Tcp, V1};
 use wirefall_tests::hostile::{
-    Attack, Others, Target, acks, against_the_websocket, attack, before_the_request, endure, flood,
-    once, says, silence, subscribes,
+    Attack, FIN_TEXT, Others, Target, acks, against_the_websocket, attack, before_the_request,
+    endure, flood, once, says, silence, subscribes,
 };
-use wirefall_tests::peers::{Language, subscriber};
+use wirefall_tests::peers::{Language, certificate, subscriber, tunnel};
+use wirefall_tests::raw::frame;
 use wirefall_tests::records::lines;
-use wirefall_tests::{Folder, Process, numbers, pipelines, wait_until, wirefall};
+use wirefall_tests::{Fault, Folder, Process, Proxy, numbers, pipelines, wait_until, wirefall};
 
 /// What nobody may find in a log. Not one that could come about by chance.
 const WRONG: &str = "wf_wrongwrongwrongwrongwrongwrongwrongwrongwro";
@@ -107,7 +110,7 @@ struct Readers {
 
 impl Readers {
     /// The stream ends, and all have had all of it, in order. The log tells what happened, and no secret.
-    fn have_everything(mut self, secret: &str) {
+    fn have_everything(mut self, secret: &str, tellings: &[&str]) {
         self.run.close_stdin();
         for reader in self.readers {
             let ended = reader.wait().expect(0);
@@ -122,7 +125,7 @@ impl Readers {
         let lines = ended.stderr.lines();
         let log = lines.skip_while(|line| !line.contains("Ctrl-C")).skip(1);
         let log: Vec<&str> = log.collect();
-        for told in ["broke the protocol", "not let in", "places for connections"] {
+        for told in tellings {
             assert!(
                 log.iter().any(|line| line.contains(told)),
                 "{told}: {log:?}"
@@ -159,50 +162,82 @@ impl Others for Readers {
     }
 }
 
-#[test]
-fn i4_i7_hostile_clients_hurt_nobody_else() {
-    let test = "hostile_clients_hurt_nobody_else";
-    let folder = Folder::new();
-    let pipeline = pipelines::publish(
-        &folder,
-        &[
+/// A stream that is published, and what lets others in.
+struct Published {
+    run: Process,
+    address: SocketAddr,
+    path: String,
+    id: String,
+    secret: String,
+}
+
+impl Published {
+    fn start(folder: &Folder, sink: &[&str]) -> Self {
+        let lines = [
             "auth: required",
             "at_end: exit",
             "subscribers_max: 1000",
             "handshake_timeout: 2s",
             "write_timeout: 2s",
-        ],
-    );
-    let arguments = [
-        "credentials",
-        "create",
-        pipeline.to_str().expect("UTF-8"),
-        "--json",
-    ];
-    let created = wirefall(arguments).wait().expect(0);
-    let created: serde_json::Value = serde_json::from_str(&created.stdout).expect("JSON");
-    let (id, secret) = (created["id"].as_str(), created["secret"].as_str());
-    let (id, secret) = (id.expect("an ID"), secret.expect("a secret"));
-    let mut run = wirefall(["run".as_ref(), pipeline.as_os_str()]);
-    let url = run.wait_for_line("stream  ws://");
-    let (address, path) = url.split_once('/').expect("a path");
-    let target = Target {
-        address: address.parse().expect("an address"),
-        path: "/v1/streams/test".to_owned(),
-        more: format!("Authorization: Bearer {secret}\r\n"),
-    };
-    let url = format!("ws://{id}:{secret}@{address}/{path}");
-    let readers: Vec<_> = [Language::Python, Language::Node]
-        .into_iter()
-        .filter_map(|language| subscriber(test, language, &url))
-        .collect();
-    let mut readers = Readers {
-        run,
-        readers,
-        published: 0,
-        bytes: 0,
-        slowest: Duration::ZERO,
-    };
+        ];
+        let pipeline = pipelines::publish(folder, &[&lines, sink].concat());
+        let pipeline_word = pipeline.to_str().expect("UTF-8");
+        let create = ["credentials", "create", pipeline_word, "--json"];
+        let created = wirefall(create).wait().expect(0);
+        let created: serde_json::Value = serde_json::from_str(&created.stdout).expect("JSON");
+        let told = |what: &str| created[what].as_str().expect(what).to_owned();
+        let mut run = pipelines::start(folder);
+        let url = run.wait_for_line("stream  ws");
+        let (_, url) = url.split_once("://").expect("an address");
+        let (address, path) = url.split_once('/').expect("a path");
+        Self {
+            run,
+            address: address.parse().expect("an address"),
+            path: path.to_owned(),
+            id: told("id"),
+            secret: told("secret"),
+        }
+    }
+
+    /// Attackers who go to this address, and show what lets them in.
+    fn target(&self, address: SocketAddr) -> Target {
+        Target {
+            address,
+            path: "/v1/streams/test".to_owned(),
+            more: format!("Authorization: Bearer {}\r\n", self.secret),
+        }
+    }
+
+    /// Those who read at this address.
+    fn read_at(self, test: &str, address: SocketAddr) -> Readers {
+        let Self {
+            run,
+            path,
+            id,
+            secret,
+            ..
+        } = self;
+        let url = format!("ws://{id}:{secret}@{address}/{path}");
+        let languages = [Language::Python, Language::Node].into_iter();
+        Readers {
+            run,
+            readers: languages
+                .filter_map(|language| subscriber(test, language, &url))
+                .collect(),
+            published: 0,
+            bytes: 0,
+            slowest: Duration::ZERO,
+        }
+    }
+}
+
+#[test]
+fn i4_i7_hostile_clients_hurt_nobody_else() {
+    let folder = Folder::new();
+    let published = Published::start(&folder, &[]);
+    let (address, secret) = (published.address, published.secret.clone());
+    let target = published.target(address);
+    let mut readers = published.read_at("hostile_clients_hurt_nobody_else", address);
     let mut held = Vec::new();
     let attacks = [
         before_the_request(),
@@ -217,5 +252,114 @@ fn i4_i7_hostile_clients_hurt_nobody_else() {
     // Whoever shows a good credential is let in all the same.
     target.enter(Subscribed);
     drop(held);
-    readers.have_everything(secret);
+    let told = ["broke the protocol", "not let in", "places for connections"];
+    readers.have_everything(&secret, &told);
+}
+
+/// The hello of a client of TLS 1.2, as a record.
+fn client_hello() -> Vec<u8> {
+    const EXTENSIONS: &[u8] = b"\x00\x0a\x00\x04\x00\x02\x00\x1d\
+        \x00\x0b\x00\x02\x01\x00\
+        \x00\x0d\x00\x08\x00\x06\x04\x03\x08\x04\x04\x01\
+        \x00\x17\x00\x00";
+    let mut hello = vec![3, 3];
+    hello.extend([0x5a; 32]);
+    hello.extend(b"\x00\x00\x04\xc0\x2b\xc0\x2f\x01\x00");
+    hello.extend((EXTENSIONS.len() as u16).to_be_bytes());
+    hello.extend(EXTENSIONS);
+    let mut record = vec![22, 3, 1];
+    record.extend((hello.len() as u16 + 4).to_be_bytes());
+    record.extend([1, 0]);
+    record.extend((hello.len() as u16).to_be_bytes());
+    record.extend(hello);
+    record
+}
+
+/// What is wrong before there is TLS.
+fn against_the_handshake() -> Vec<Attack> {
+    let after = |more: &[u8]| [&client_hello(), more].concat();
+    let (garbage, plain) = (
+        after(b"\x16\x03\x03\x40\x00\xff\xfe"),
+        after(b"GET / HTTP/1.1\r\n\r\n"),
+    );
+    vec![
+        attack("half a hello", Tcp, &[Ended], |_| {
+            once(&client_hello()[..40])
+        })
+        .by(100),
+        attack("a handshake that stops half-way", Tcp, &[Ended], |_| {
+            once(client_hello())
+        })
+        .by(100),
+        attack("garbage in a handshake", Tcp, &[Ended], move |_| {
+            Box::new(once(&*garbage).chain(flood(1_000_000, b"\xff\xfe")))
+        }),
+        attack("plain text in a handshake", Tcp, &[Ended], move |_| {
+            once(&*plain)
+        }),
+        attack("a reset in mid-hello", Tcp, &[Left], |_| {
+            once(&client_hello()[..40])
+        })
+        .by(500),
+    ]
+}
+
+/// What the hello is, a server goes on with: else nothing would stop half-way.
+fn is_answered_by_a_handshake(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).expect("a port");
+    stream.write_all(&client_hello()).expect("sent");
+    let mut kind = [0];
+    stream.read_exact(&mut kind).expect("an answer");
+    assert_eq!(kind, [22], "a record of a handshake, and no alert");
+}
+
+#[test]
+fn i4_i7_hostile_clients_hurt_nobody_else_under_tls() {
+    let test = "hostile_clients_hurt_nobody_else_under_tls";
+    let folder = Folder::new();
+    let certificate = certificate();
+    let tls = format!(
+        "tls: {{ cert: {}, key: {} }}",
+        certificate.display(),
+        certificate.with_extension("key").display()
+    );
+    let published = Published::start(&folder, &[&tls]);
+    let (address, secret) = (published.address, published.secret.clone());
+    is_answered_by_a_handshake(address);
+    let proxy = Proxy::start(address);
+    let tunnels = [address, address, proxy.address()].map(|to| tunnel(test, to));
+    let [
+        Some((_one, of_readers)),
+        Some((_two, of_attackers)),
+        Some((_three, through_proxy)),
+    ] = tunnels
+    else {
+        return;
+    };
+    let (outside, inside) = (published.target(address), published.target(of_attackers));
+    let cut = published.target(through_proxy);
+    let mut readers = published.read_at(test, of_readers);
+    let mut held = Vec::new();
+    let before = [before_the_request(), silence(), against_the_handshake()];
+    endure(
+        &before.into_iter().flatten().collect::<Vec<_>>(),
+        &outside,
+        &mut held,
+        &mut readers,
+    );
+    for attack in &against_the_websocket(MESSAGE_BYTES_MAX) {
+        endure(from_ref(attack), &inside, &mut held, &mut readers);
+    }
+    // Resets in mid-record: what is sent is longer than what the kernel passes on at once.
+    for _ in 0..20 {
+        let (mut raw, _) = cut.enter(Plain);
+        let before = proxy.passed();
+        let _ = raw.send(&frame(FIN_TEXT, &[b'x'; 16 << 20]));
+        wait_until("a part of it", || proxy.passed() > before);
+        proxy.fault(Fault::Reset);
+        readers.go_on();
+        proxy.fault(Fault::None);
+    }
+    drop(held);
+    readers.have_everything(&secret, &["broke the protocol", "places for connections"]);
 }
