@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::process::Process;
 use crate::raw::{Heard, Raw, frame, header};
@@ -106,6 +106,15 @@ pub fn once(bytes: impl Into<Vec<u8>>) -> Pieces {
     Box::new(std::iter::once(bytes.into()))
 }
 
+/// A byte every 20 ms: the pace is the attack.
+pub fn slowly(bytes: Vec<u8>) -> Pieces {
+    const PACE: Duration = Duration::from_millis(20);
+    Box::new(bytes.into_iter().map(|byte| {
+        std::thread::sleep(PACE);
+        vec![byte]
+    }))
+}
+
 /// So many times the same, in pieces of some hundred.
 pub fn flood(times: usize, bytes: &[u8]) -> Pieces {
     const PIECE: usize = 500;
@@ -170,6 +179,9 @@ pub fn silence() -> Vec<Attack> {
     vec![
         attack("half a request", Tcp, &[Status(408), Ended], |_| {
             once("GET / HT")
+        }),
+        attack("a head, byte by byte", Tcp, &[Status(408), Ended], |_| {
+            slowly(format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(2000)).into_bytes())
         }),
         attack("nothing at all", Tcp, &[Status(408), Ended], |_| once("")),
         attack(

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use wirefall_tests::hostile::Answer::{Ended, Held, Last, Left, Status};
 use wirefall_tests::hostile::Entry::Tcp;
 use wirefall_tests::hostile::{
-    Answer, Attack, Others, Pieces, Target, attack, before_the_request, endure, flood, once,
-    silence,
+    Answer, Attack, Others, Target, attack, before_the_request, endure, flood, once, silence,
+    slowly,
 };
 use wirefall_tests::peers::free_address;
 use wirefall_tests::pipelines::{self, subscribe};
@@ -76,15 +76,6 @@ impl Port {
 /// A row whose request is the same each time.
 fn says(name: &'static str, answers: &'static [Answer], request: Vec<u8>) -> Attack {
     attack(name, Tcp, answers, move |_| once(&*request))
-}
-
-/// A byte in 20 ms, for much longer than anybody is waited for.
-fn slowly(bytes: Vec<u8>) -> Pieces {
-    const PACE: Duration = Duration::from_millis(20);
-    Box::new(bytes.into_iter().map(|byte| {
-        std::thread::sleep(PACE);
-        vec![byte]
-    }))
 }
 
 /// Those who are slow, and hold what they can.

@@ -125,6 +125,7 @@ fn against_the_receiver() -> Vec<Attack> {
         )
         .by(8),
         attack("silence after the upgrade", Plain, &[Held], |_| once("")).by(SILENT),
+        attack("gone before the handshake", Tcp, &[Left], |_| once("")).by(500),
         attack("a reset behind a message", Plain, &[Left], |_| {
             once(says("hello"))
         })
