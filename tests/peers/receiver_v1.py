@@ -26,22 +26,27 @@ def tell(*words):
 
 
 class Book:
-    """The file, cut off at the place that is kept beside it."""
+    """The file, cut off at the place that is kept beside it. The newest connection writes: the one before it
+    is what is left of a sender that has lost it."""
 
     def __init__(self, path):
         self.path = path + ".mine"
-        self.place, bytes_kept = None, 0
+        self.place, self.bytes_kept, self.holder = None, 0, None
         if os.path.exists(self.path):
             with open(self.path) as kept:
-                self.place, bytes_kept = json.load(kept)
+                self.place, self.bytes_kept = json.load(kept)
         self.out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.ftruncate(self.out, bytes_kept)
+
+    def begin(self, holder):
+        self.holder = holder
+        os.ftruncate(self.out, self.bytes_kept)
 
     def keep(self, place):
         os.fsync(self.out)
         new = self.path + ".new"
+        self.bytes_kept = os.fstat(self.out).st_size
         with open(new, "w") as kept:
-            json.dump([place, os.fstat(self.out).st_size], kept)
+            json.dump([place, self.bytes_kept], kept)
             kept.flush()
             os.fsync(kept.fileno())
         os.replace(new, self.path)
@@ -52,6 +57,7 @@ async def main(port, path, words):
     book = Book(path)
 
     async def handle(connection):
+        book.begin(connection)
         if "mute" not in words:
             subscribe = {"type": "subscribe"}
             if book.place is not None:
@@ -67,6 +73,8 @@ async def main(port, path, words):
         try:
             while True:
                 frame = await connection.recv()
+                if book.holder is not connection:
+                    return
                 if data is not None and isinstance(frame, str) == (data == "text"):
                     record = frame.encode() if isinstance(frame, str) else frame
                     os.write(book.out, record + b"\n")

@@ -9,6 +9,7 @@
 
 pub mod documents;
 mod frames;
+pub mod hostile;
 pub mod peers;
 pub mod pipelines;
 pub mod process;

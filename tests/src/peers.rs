@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::process::Process;
+use crate::process::{Process, Signal};
 use crate::workspace::{Folder, root};
 
 /// A language that peers are written in.
@@ -96,9 +96,10 @@ impl Receiver {
         Self::start_script("receiver", test, language, out, words)
     }
 
-    /// Starts one in Python that speaks `wirefall.v1` and keeps its place; its words are in the script.
-    pub fn start_v1(test: &str, out: &Path, words: &[&str]) -> Option<Self> {
-        Self::start_script("receiver_v1", test, Language::Python, out, words)
+    /// Starts one that speaks `wirefall.v1` and keeps its place; the words of the one in Python are in its
+    /// script.
+    pub fn start_v1(test: &str, language: Language, out: &Path, words: &[&str]) -> Option<Self> {
+        Self::start_script("receiver_v1", test, language, out, words)
     }
 
     fn start_script(
@@ -224,6 +225,18 @@ pub fn autobahn(test: &str, mode: &str, plan: &Path) -> Option<Process> {
     Some(Process::start(command.env("PYTHONUNBUFFERED", "1")))
 }
 
+/// A tunnel into TLS in Python, which trusts [`certificate`]: whoever speaks to its plain port speaks to `to`
+/// under TLS. It lives as long as the process. `None`: not here.
+pub fn tunnel(test: &str, to: SocketAddr) -> Option<(Process, SocketAddr)> {
+    let Some(mut command) = script(Language::Python, "tunnel") else {
+        return skip(test, "Python");
+    };
+    let mut process = Process::start(command.arg(to.to_string()).arg(certificate()));
+    let port = process.wait_for_line("listening ");
+    let port: u16 = port.parse().expect("a port");
+    Some((process, SocketAddr::from(([127, 0, 0, 1], port))))
+}
+
 /// An nginx before a WebSocket server.
 pub struct Nginx {
     /// Where it listens; the same after a restart.
@@ -231,6 +244,8 @@ pub struct Nginx {
     program: PathBuf,
     config: PathBuf,
     process: Option<Process>,
+    /// It is a master with workers, and not one process.
+    has_workers: bool,
     _folder: Folder,
 }
 
@@ -254,6 +269,25 @@ impl Nginx {
     /// Starts one that cuts a connection on which the server says nothing for a second. `None`: not here.
     pub fn start_impatient(test: &str, to: SocketAddr) -> Option<Self> {
         Self::start_with(test, to, "", "proxy_read_timeout 1s;")
+    }
+
+    /// The same with workers, so that it can [`reload`](Self::reload).
+    #[must_use]
+    pub fn with_workers(mut self) -> Self {
+        let config = std::fs::read_to_string(&self.config).expect("it was written");
+        let workers = "worker_shutdown_timeout 100ms;";
+        let config = config.replace("master_process off;", workers);
+        std::fs::write(&self.config, config).expect("a temporary file");
+        self.stop();
+        self.has_workers = true;
+        self.restart();
+        self
+    }
+
+    /// Makes it read its configuration again: new workers come, and the old ones cut what they still have.
+    pub fn reload(&self) {
+        let process = self.process.as_ref().expect("it runs");
+        process.signal(Signal::HangUp);
     }
 
     fn start_with(test: &str, to: SocketAddr, flags: &str, more: &str) -> Option<Self> {
@@ -281,23 +315,41 @@ impl Nginx {
             program: nginx,
             config: folder.write("nginx.conf", config),
             process: None,
+            has_workers: false,
             _folder: folder,
         };
         nginx.restart();
         Some(nginx)
     }
 
-    /// Kills it (SIGKILL) in whatever it does, and starts it again at the same address.
-    pub fn restart(&mut self) {
-        if let Some(process) = self.process.take() {
-            process.kill();
+    /// Ends it at once, and all that it has.
+    fn stop(&mut self) {
+        match self.process.take() {
+            // A master that is killed leaves its workers behind; told to end, it ends them at once.
+            Some(process) if self.has_workers => {
+                process.signal(Signal::Terminate);
+                process.wait();
+            }
+            Some(process) => process.kill(),
+            None => (),
         }
+    }
+
+    /// Kills it in whatever it does, and starts it again at the same address.
+    pub fn restart(&mut self) {
+        self.stop();
         let mut command = Command::new(&self.program);
         command.arg("-c").arg(&self.config).arg("-e").arg("stderr");
         self.process = Some(Process::start(&mut command));
         crate::wait_until("nginx listens", || {
             std::net::TcpStream::connect(self.address).is_ok()
         });
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

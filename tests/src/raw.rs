@@ -127,6 +127,12 @@ impl Raw {
         Ok(status.expect("a status in the first line"))
     }
 
+    /// Whether the connection ends with no other answer of HTTP.
+    pub fn is_answered_no_more(&mut self) -> bool {
+        while self.read().is_ok() {}
+        !self.unread.windows(5).any(|bytes| bytes == b"HTTP/")
+    }
+
     /// The next frame.
     pub fn hear(&mut self) -> Heard {
         loop {

@@ -1,6 +1,7 @@
 //! Numbered records, and the account of what arrived of them.
 
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{BufWriter, Read as _, Write};
 use std::ops::Range;
 use std::path::Path;
 
@@ -74,6 +75,37 @@ pub fn whole(text: &str) -> Vec<u64> {
         text[at..].starts_with(&numbered(number)).then_some(number)
     };
     starts.filter_map(record).collect()
+}
+
+/// The records of a file that is written to, whatever else strangers had written into it.
+pub struct Tail {
+    file: File,
+    /// A line that is not whole yet.
+    rest: Vec<u8>,
+    numbers: Vec<u64>,
+}
+
+impl Tail {
+    /// Of a file that is there.
+    pub fn of(path: &Path) -> Self {
+        Self {
+            file: File::open(path).expect("it is there"),
+            rest: Vec::new(),
+            numbers: Vec::new(),
+        }
+    }
+
+    /// The numbers of all records that are whole by now.
+    pub fn look(&mut self) -> &[u64] {
+        self.file.read_to_end(&mut self.rest).expect("a file");
+        let end = memchr::memrchr(b'\n', &self.rest).map_or(0, |at| at + 1);
+        let whole: Vec<u8> = self.rest.drain(..end).collect();
+        let whole = String::from_utf8_lossy(&whole);
+        let lines = whole.split_inclusive('\n');
+        let records: String = lines.filter(|line| line.starts_with(START)).collect();
+        self.numbers.extend(numbers(&records));
+        &self.numbers
+    }
 }
 
 /// The number of the last record that begins in a text.

@@ -1,23 +1,25 @@
 //! Clients that break every rule, one after the other, before a stream that others read on (I4, I7).
 //!
-//! One table says what each sends and what it is to get; one function runs it. Whoever reads notices
-//! nothing, the memory stays flat, and the log tells once what happened.
+//! As it is and under TLS. Whoever reads notices nothing, the memory stays flat, and the log tells once what happened.
 
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
-use wirefall_tests::peers::{Language, subscriber};
-use wirefall_tests::raw::{Heard, Raw, frame, header};
+use wirefall_tests::hostile::Answer::{Alive, Closed, Ended, Left, Status};
+use wirefall_tests::hostile::Entry::{Plain, Subscribed, Tcp, V1};
+use wirefall_tests::hostile::{
+    Attack, FIN_TEXT, Others, Target, acks, against_the_websocket, attack, before_the_request,
+    endure, flood, once, says, silence, subscribes,
+};
+use wirefall_tests::peers::{Language, certificate, subscriber, tunnel};
+use wirefall_tests::raw::frame;
 use wirefall_tests::records::lines;
-use wirefall_tests::{Folder, Process, numbers, pipelines, wait_until, wirefall};
-
-use self::Answer::{Alive, Closed, Ended, Held, Left, Nothing, Status};
-use self::Entry::{Plain, Subscribed, Tcp, V1};
+use wirefall_tests::{Fault, Folder, Process, Proxy, numbers, pipelines, wait_until, wirefall};
 
 /// What nobody may find in a log. Not one that could come about by chance.
 const WRONG: &str = "wf_wrongwrongwrongwrongwrongwrongwrongwrongwro";
-/// Resident memory that is never passed, in KiB. Some 40 MiB are seen.
-const RSS_KIB_MAX: u64 = 64 * 1024;
 /// Lines that the log may have in the end, whatever was repeated how often: the account, and each kind of
 /// news once, or twice where a minute has passed.
 const LOG_LINES_MAX: usize = 10;
@@ -25,211 +27,21 @@ const LOG_LINES_MAX: usize = 10;
 const UNNOTICED: Duration = Duration::from_secs(5);
 /// Records that are published at a time.
 const RECORDS: u64 = 20;
+/// Longest message of a subscriber that speaks no `wirefall.v1`.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 
-const FIN_TEXT: u8 = 0x81;
-const TEXT: u8 = 0x01;
-const FIN_CONTINUATION: u8 = 0x80;
-const CONTINUATION: u8 = 0x00;
-const CLOSE: u8 = 0x88;
-const PING: u8 = 0x89;
-/// What the last Ping of who is to be alive says.
-const ARE_YOU_THERE: &[u8] = b"are you there";
-
-/// How far an attacker keeps the rules.
-#[derive(Clone, Copy)]
-enum Entry {
-    /// It connects.
-    Tcp,
-    /// It is let in without a subprotocol.
-    Plain,
-    /// It is let in, and speaks `wirefall.v1`.
-    V1,
-    /// It has subscribed as it should.
-    Subscribed,
-}
-
-/// What it gets: one of those that are listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    /// An answer of HTTP.
-    Status(u16),
-    /// A Close.
-    Closed(u16),
-    /// The end of the connection.
-    Ended,
-    /// It is served on: a last Ping is answered.
-    Alive,
-    /// It stays to the end of the test, reads a byte a second, and gets whatever it gets.
-    Held,
-    /// It leaves at once, and gets nothing.
-    Left,
-    /// Nothing, for very long. Never right.
-    Nothing,
-}
-
-/// What is sent, piece by piece; the place that `hello` told is given.
-type Sends = fn(&str) -> Box<dyn Iterator<Item = Vec<u8>>>;
-
-struct Attack {
-    name: &'static str,
-    entry: Entry,
-    /// Connections that do it, all at a time.
-    connections: usize,
-    sends: Sends,
-    answers: &'static [Answer],
-}
-
-fn attack(name: &'static str, entry: Entry, answers: &'static [Answer], sends: Sends) -> Attack {
-    Attack {
-        name,
-        entry,
-        connections: 1,
-        sends,
-        answers,
-    }
-}
-
-fn once(bytes: impl Into<Vec<u8>>) -> Box<dyn Iterator<Item = Vec<u8>>> {
-    Box::new(std::iter::once(bytes.into()))
-}
-
-/// So many times the same, in pieces of some hundred.
-fn flood(times: usize, bytes: &[u8]) -> Box<dyn Iterator<Item = Vec<u8>>> {
-    const PIECE: usize = 500;
-    Box::new(std::iter::repeat_n(bytes.repeat(PIECE), times / PIECE))
-}
-
-fn says(text: &str) -> Vec<u8> {
-    frame(FIN_TEXT, text.as_bytes())
-}
-
-fn subscribes(member: &str) -> Vec<u8> {
-    says(&format!(r#"{{"type":"subscribe",{member}}}"#))
-}
-
-fn acks(position: &str, since: u32) -> Vec<u8> {
-    says(&format!(
-        r#"{{"type":"ack","position":"{position}","since":{since}}}"#
-    ))
-}
-
-/// What is said before there is a WebSocket.
-fn before_the_upgrade() -> Vec<Attack> {
-    vec![
-        attack(
-            "garbage instead of a request",
-            Tcp,
-            &[Status(400), Ended],
-            |_| {
-                once(
-                    (0..4096_u32)
-                        .map(|n| ((n * 7919) >> 3) as u8)
-                        .collect::<Vec<_>>(),
-                )
-            },
-        ),
-        attack("the hello of TLS", Tcp, &[Status(400), Ended], |_| {
-            once(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(40))
-        }),
-        attack(
-            "a head without end",
-            Tcp,
-            &[Status(431), Status(400), Ended],
-            |_| {
-                let endless = (0..100_000).map(|n| format!("X-{n}: {n}\r\n").into_bytes());
-                Box::new(once("GET / HTTP/1.1\r\n").chain(endless))
-            },
-        ),
-        attack(
-            "a long line",
-            Tcp,
-            &[Status(414), Status(431), Status(400), Ended],
-            |_| Box::new(once("GET /").chain(flood(1 << 20, b"x"))),
-        ),
-        attack("half a request", Tcp, &[Status(408), Ended], |_| {
-            once("GET / HT")
-        }),
-        attack("nothing at all", Tcp, &[Status(408), Ended], |_| once("")),
-        Attack {
-            connections: silent_connections(),
-            ..attack(
-                "silence in 10,000 connections",
-                Tcp,
-                &[Status(408), Ended],
-                |_| once(""),
-            )
-        },
-        Attack {
-            connections: 2000,
-            ..attack(
-                "tickets for wrong credentials",
-                Tcp,
-                &[Status(401), Status(429)],
-                |_| {
-                    once(format!(
-                        "POST /v1/streams/test/tickets HTTP/1.1\r\nHost: localhost\r\n\
-                     Authorization: Bearer {WRONG}\r\n\r\n"
-                    ))
-                },
-            )
-        },
-    ]
-}
-
-/// What breaks the rules of RFC 6455.
-fn against_the_websocket() -> Vec<Attack> {
-    vec![
-        attack("garbage after the upgrade", Plain, &[Closed(1002)], |_| {
-            flood(1 << 20, b"\xff\xfe")
-        }),
-        attack("HTTP after the upgrade", Plain, &[Closed(1002)], |_| {
-            flood(1000, b"GET / HTTP/1.1\r\n\r\n")
-        }),
-        attack("an unmasked frame", Plain, &[Closed(1002)], |_| {
-            Box::new(once(header(FIN_TEXT, 5)).chain(once("hello")))
-        }),
-        attack(
-            "a frame of 2^63 bytes",
-            Plain,
-            &[Closed(1009), Closed(1002)],
-            |_| {
-                let mut frame = header(FIN_TEXT, 1 << 63);
-                frame[1] |= 0x80;
-                Box::new(once(frame).chain(flood(1 << 20, b"x")))
-            },
-        ),
-        attack("a message beyond the bound", Plain, &[Closed(1009)], |_| {
-            once(frame(FIN_TEXT, &[b'x'; 17 * 1024]))
-        }),
-        attack("fragments without end", Plain, &[Closed(1009)], |_| {
-            let more = flood(100_000, &frame(CONTINUATION, &[b'x'; 1000]));
-            Box::new(once(frame(TEXT, b"x")).chain(more))
-        }),
-        attack("empty fragments without end", Plain, &[Alive], |_| {
-            let more = flood(500_000, &frame(CONTINUATION, b""));
-            let end = once(frame(FIN_CONTINUATION, b""));
-            Box::new(once(frame(TEXT, b"")).chain(more).chain(end))
-        }),
-        attack("text that is none", Plain, &[Closed(1007)], |_| {
-            once(frame(FIN_TEXT, b"\xff"))
-        }),
-        attack("a million Pings", Plain, &[Alive], |_| {
-            flood(1_000_000, &frame(PING, b"ping"))
-        }),
-        attack("a million Pings and nothing read", Plain, &[Held], |_| {
-            flood(1_000_000, &frame(PING, b"ping"))
-        }),
-        attack("a million messages", Plain, &[Alive], |_| {
-            flood(1_000_000, &says("hello"))
-        }),
-        attack("a Close of one byte", Plain, &[Closed(1002)], |_| {
-            once(frame(CLOSE, b"\x03"))
-        }),
-        Attack {
-            connections: 20,
-            ..attack("a byte a second", Plain, &[Held], |_| once(""))
-        },
-    ]
+fn wrong_tickets() -> Attack {
+    let request = format!(
+        "POST /v1/streams/test/tickets HTTP/1.1\r\nHost: localhost\r\n\
+         Authorization: Bearer {WRONG}\r\n\r\n"
+    );
+    attack(
+        "tickets for wrong credentials",
+        Tcp,
+        &[Status(401), Status(429)],
+        move |_| once(&*request),
+    )
+    .by(2000)
 }
 
 /// What breaks the rules of `wirefall.v1`.
@@ -282,125 +94,8 @@ fn against_v1() -> Vec<Attack> {
         attack("a million acks", Subscribed, &[Alive], |position| {
             flood(1_000_000, &acks(position, 0))
         }),
-        Attack {
-            connections: 200,
-            ..attack("no Close", Subscribed, &[Left], |_| once(""))
-        },
+        attack("no Close", Subscribed, &[Left], |_| once("")).by(200),
     ]
-}
-
-/// 10,000, or as many as this process may open.
-fn silent_connections() -> usize {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: both calls are given a valid pointer to a limit that outlives them.
-    unsafe {
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-    }
-    let open = 10_000.min(limit.rlim_cur.saturating_sub(500));
-    eprintln!("{open} silent connections");
-    usize::try_from(open).expect("some thousands")
-}
-
-/// Where the attackers go, and what lets them in.
-struct Target {
-    address: SocketAddr,
-    path: String,
-    authorization: String,
-}
-
-impl Target {
-    fn enter(&self, entry: Entry) -> (Raw, String) {
-        let subprotocol = match entry {
-            Tcp => return (Raw::dial(self.address), String::new()),
-            Plain => "",
-            V1 | Subscribed => "Sec-WebSocket-Protocol: wirefall.v1\r\n",
-        };
-        let more = format!("{}{subprotocol}", self.authorization);
-        let mut raw = Raw::upgrade(self.address, &self.path, &more);
-        if !matches!(entry, Subscribed) {
-            return (raw, String::new());
-        }
-        raw.send(&subscribes(r#""from":"latest""#)).expect("sent");
-        let Heard::Frame(_, hello) = raw.hear() else {
-            panic!("no hello");
-        };
-        let hello: serde_json::Value = serde_json::from_slice(&hello).expect("a hello");
-        (raw, hello["from"].as_str().expect("a position").to_owned())
-    }
-
-    /// Does it; what is held open is returned.
-    fn suffer(&self, attack: &Attack) -> Vec<Raw> {
-        let connect = |_| {
-            let (mut raw, position) = self.enter(attack.entry);
-            let asks = attack.answers == [Alive];
-            // While it sends it reads, unless it is not to: nothing that comes back holds it up.
-            match attack.connections == 1 && attack.answers != [Held] {
-                true => {
-                    let mut writer = raw.writer();
-                    let sends = attack.sends;
-                    std::thread::spawn(move || send(&mut writer, sends(&position), asks));
-                }
-                false => send(&mut raw, (attack.sends)(&position), asks),
-            }
-            raw
-        };
-        let mut open: Vec<Raw> = (0..attack.connections).map(connect).collect();
-        match attack.answers {
-            [Held] => return open,
-            [Left] => return Vec::new(),
-            _ => (),
-        }
-        for raw in &mut open {
-            let answer = answer(raw, attack.entry);
-            let name = attack.name;
-            assert!(attack.answers.contains(&answer), "{name}: {answer:?}");
-        }
-        Vec::new()
-    }
-}
-
-/// Sends it, and at the end a Ping where one `asks` to be answered.
-fn send(raw: &mut Raw, mut pieces: Box<dyn Iterator<Item = Vec<u8>>>, asks: bool) {
-    // Where the other side has gone there is an answer.
-    let sent = pieces.try_for_each(|piece| raw.send(&piece));
-    if sent.is_ok() && asks {
-        let _ = raw.send(&frame(PING, ARE_YOU_THERE));
-    }
-}
-
-/// What comes in the end.
-fn answer(raw: &mut Raw, entry: Entry) -> Answer {
-    if matches!(entry, Tcp) {
-        return match raw.status() {
-            Ok(status) => Status(status),
-            Err(Heard::Nothing) => Nothing,
-            Err(_) => Ended,
-        };
-    }
-    loop {
-        match raw.hear() {
-            Heard::Frame(0x8, close) => {
-                let code = close
-                    .first_chunk()
-                    .map_or(0, |code| u16::from_be_bytes(*code));
-                // It ends at once, and not by a reset, with which others may never read why.
-                assert!(
-                    code >= 4000 || raw.hear() == Heard::End,
-                    "no end after {code}"
-                );
-                return Closed(code);
-            }
-            Heard::Frame(0xa, pong) if pong == ARE_YOU_THERE => return Alive,
-            Heard::Frame(..) => (),
-            Heard::End | Heard::Reset => return Ended,
-            Heard::Nothing => return Nothing,
-        }
-    }
 }
 
 /// Those who read, and what they are to have.
@@ -414,8 +109,39 @@ struct Readers {
 }
 
 impl Readers {
+    /// The stream ends, and all have had all of it, in order. The log tells what happened, and no secret.
+    fn have_everything(mut self, secret: &str, tellings: &[&str]) {
+        self.run.close_stdin();
+        for reader in self.readers {
+            let ended = reader.wait().expect(0);
+            assert!(numbers(&ended.stdout).into_iter().eq(0..self.published));
+            assert!(ended.stderr.contains("closed 1000"), "{}", ended.stderr);
+        }
+        let ended = self.run.wait().expect(0);
+        assert_eq!(ended.account("published"), self.published);
+        for hidden in [secret, WRONG] {
+            assert!(!ended.stderr.contains(hidden), "a secret in the log");
+        }
+        let lines = ended.stderr.lines();
+        let log = lines.skip_while(|line| !line.contains("Ctrl-C")).skip(1);
+        let log: Vec<&str> = log.collect();
+        for told in tellings {
+            assert!(
+                log.iter().any(|line| line.contains(told)),
+                "{told}: {log:?}"
+            );
+        }
+        assert!(log.len() <= LOG_LINES_MAX, "{log:?}");
+        eprintln!(
+            "{} records, each at all who read within {:.0?}",
+            self.published, self.slowest
+        );
+    }
+}
+
+impl Others for Readers {
     /// Publishes some, and waits until all have them.
-    fn publish(&mut self) {
+    fn go_on(&mut self) {
         let more = lines(self.published..self.published + RECORDS);
         assert!(self.run.write(more.as_bytes()), "standard input is read");
         self.published += RECORDS;
@@ -431,112 +157,209 @@ impl Readers {
         self.slowest = self.slowest.max(took);
     }
 
-    /// Goes on while an attack does, which costs no memory.
-    fn read_through(&mut self, attack: &Attack, target: &Target, held: &mut Vec<Raw>) {
-        let began = Instant::now();
-        let more = std::thread::scope(|scope| {
-            let attacker = scope.spawn(|| target.suffer(attack));
-            let mut sips = 0;
-            while !attacker.is_finished() {
-                self.publish();
-                if began.elapsed().as_secs() > sips {
-                    sips += 1;
-                    held.iter_mut().for_each(Raw::sip);
-                }
-            }
-            attacker.join()
-        });
-        held.extend(more.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        let (rss_kib, peak_kib) = (self.run.rss_kib(), self.run.peak_rss_kib());
-        eprintln!(
-            "{}: {:.1?}, {rss_kib} KiB resident (peak {peak_kib})",
-            attack.name,
-            began.elapsed()
-        );
-        assert!(peak_kib < RSS_KIB_MAX, "{}: {peak_kib} KiB", attack.name);
-    }
-
-    /// The stream ends, and all have had all of it, in order. The log tells what happened, and no secret.
-    fn have_everything(mut self, secret: &str) {
-        self.run.close_stdin();
-        for reader in self.readers {
-            let ended = reader.wait().expect(0);
-            assert!(numbers(&ended.stdout).into_iter().eq(0..self.published));
-            assert!(ended.stderr.contains("closed 1000"), "{}", ended.stderr);
-        }
-        let ended = self.run.wait().expect(0);
-        assert_eq!(ended.account("published"), self.published);
-        for hidden in [secret, WRONG] {
-            assert!(!ended.stderr.contains(hidden), "a secret in the log");
-        }
-        let lines = ended.stderr.lines();
-        let log = lines.skip_while(|line| !line.contains("Ctrl-C")).skip(1);
-        let log: Vec<&str> = log.collect();
-        for told in ["broke the protocol", "not let in", "places for connections"] {
-            assert!(
-                log.iter().any(|line| line.contains(told)),
-                "{told}: {log:?}"
-            );
-        }
-        assert!(log.len() <= LOG_LINES_MAX, "{log:?}");
-        eprintln!(
-            "{} records, each at all who read within {:.0?}",
-            self.published, self.slowest
-        );
+    fn attacked(&self) -> &Process {
+        &self.run
     }
 }
 
-#[test]
-fn i4_i7_hostile_clients_hurt_nobody_else() {
-    let test = "hostile_clients_hurt_nobody_else";
-    let folder = Folder::new();
-    let pipeline = pipelines::publish(
-        &folder,
-        &[
+/// A stream that is published, and what lets others in.
+struct Published {
+    run: Process,
+    address: SocketAddr,
+    path: String,
+    id: String,
+    secret: String,
+}
+
+impl Published {
+    fn start(folder: &Folder, sink: &[&str]) -> Self {
+        let lines = [
             "auth: required",
             "at_end: exit",
             "subscribers_max: 1000",
             "handshake_timeout: 2s",
             "write_timeout: 2s",
-        ],
-    );
-    let arguments = [
-        "credentials",
-        "create",
-        pipeline.to_str().expect("UTF-8"),
-        "--json",
-    ];
-    let created = wirefall(arguments).wait().expect(0);
-    let created: serde_json::Value = serde_json::from_str(&created.stdout).expect("JSON");
-    let (id, secret) = (created["id"].as_str(), created["secret"].as_str());
-    let (id, secret) = (id.expect("an ID"), secret.expect("a secret"));
-    let mut run = wirefall(["run".as_ref(), pipeline.as_os_str()]);
-    let url = run.wait_for_line("stream  ws://");
-    let (address, path) = url.split_once('/').expect("a path");
-    let target = Target {
-        address: address.parse().expect("an address"),
-        path: "/v1/streams/test".to_owned(),
-        authorization: format!("Authorization: Bearer {secret}\r\n"),
-    };
-    let url = format!("ws://{id}:{secret}@{address}/{path}");
-    let readers: Vec<_> = [Language::Python, Language::Node]
-        .into_iter()
-        .filter_map(|language| subscriber(test, language, &url))
-        .collect();
-    let mut readers = Readers {
-        run,
-        readers,
-        published: 0,
-        bytes: 0,
-        slowest: Duration::ZERO,
-    };
+        ];
+        let pipeline = pipelines::publish(folder, &[&lines, sink].concat());
+        let pipeline_word = pipeline.to_str().expect("UTF-8");
+        let create = ["credentials", "create", pipeline_word, "--json"];
+        let created = wirefall(create).wait().expect(0);
+        let created: serde_json::Value = serde_json::from_str(&created.stdout).expect("JSON");
+        let told = |what: &str| created[what].as_str().expect(what).to_owned();
+        let mut run = pipelines::start(folder);
+        let url = run.wait_for_line("stream  ws");
+        let (_, url) = url.split_once("://").expect("an address");
+        let (address, path) = url.split_once('/').expect("a path");
+        Self {
+            run,
+            address: address.parse().expect("an address"),
+            path: path.to_owned(),
+            id: told("id"),
+            secret: told("secret"),
+        }
+    }
+
+    /// Attackers who go to this address, and show what lets them in.
+    fn target(&self, address: SocketAddr) -> Target {
+        Target {
+            address,
+            path: "/v1/streams/test".to_owned(),
+            more: format!("Authorization: Bearer {}\r\n", self.secret),
+        }
+    }
+
+    /// Those who read at this address.
+    fn read_at(self, test: &str, address: SocketAddr) -> Readers {
+        let Self {
+            run,
+            path,
+            id,
+            secret,
+            ..
+        } = self;
+        let url = format!("ws://{id}:{secret}@{address}/{path}");
+        let languages = [Language::Python, Language::Node].into_iter();
+        Readers {
+            run,
+            readers: languages
+                .filter_map(|language| subscriber(test, language, &url))
+                .collect(),
+            published: 0,
+            bytes: 0,
+            slowest: Duration::ZERO,
+        }
+    }
+}
+
+#[test]
+fn i4_i7_hostile_clients_hurt_nobody_else() {
+    let folder = Folder::new();
+    let published = Published::start(&folder, &[]);
+    let (address, secret) = (published.address, published.secret.clone());
+    let target = published.target(address);
+    let mut readers = published.read_at("hostile_clients_hurt_nobody_else", address);
     let mut held = Vec::new();
-    let attacks = [before_the_upgrade(), against_the_websocket(), against_v1()];
+    let attacks = [
+        before_the_request(),
+        silence(),
+        vec![wrong_tickets()],
+        against_the_websocket(MESSAGE_BYTES_MAX),
+        against_v1(),
+    ];
     for attack in attacks.iter().flatten() {
-        readers.read_through(attack, &target, &mut held);
+        endure(from_ref(attack), &target, &mut held, &mut readers);
     }
     // Whoever shows a good credential is let in all the same.
     target.enter(Subscribed);
     drop(held);
-    readers.have_everything(secret);
+    let told = ["broke the protocol", "not let in", "places for connections"];
+    readers.have_everything(&secret, &told);
+}
+
+/// The hello of a client of TLS 1.2, as a record.
+fn client_hello() -> Vec<u8> {
+    const EXTENSIONS: &[u8] = b"\x00\x0a\x00\x04\x00\x02\x00\x1d\
+        \x00\x0b\x00\x02\x01\x00\
+        \x00\x0d\x00\x08\x00\x06\x04\x03\x08\x04\x04\x01\
+        \x00\x17\x00\x00";
+    let mut hello = vec![3, 3];
+    hello.extend([0x5a; 32]);
+    hello.extend(b"\x00\x00\x04\xc0\x2b\xc0\x2f\x01\x00");
+    hello.extend((EXTENSIONS.len() as u16).to_be_bytes());
+    hello.extend(EXTENSIONS);
+    let mut record = vec![22, 3, 1];
+    record.extend((hello.len() as u16 + 4).to_be_bytes());
+    record.extend([1, 0]);
+    record.extend((hello.len() as u16).to_be_bytes());
+    record.extend(hello);
+    record
+}
+
+/// What is wrong before there is TLS.
+fn against_the_handshake() -> Vec<Attack> {
+    let after = |more: &[u8]| [&client_hello(), more].concat();
+    let (garbage, plain) = (
+        after(b"\x16\x03\x03\x40\x00\xff\xfe"),
+        after(b"GET / HTTP/1.1\r\n\r\n"),
+    );
+    vec![
+        attack("half a hello", Tcp, &[Ended], |_| {
+            once(&client_hello()[..40])
+        })
+        .by(100),
+        attack("a handshake that stops half-way", Tcp, &[Ended], |_| {
+            once(client_hello())
+        })
+        .by(100),
+        attack("garbage in a handshake", Tcp, &[Ended], move |_| {
+            Box::new(once(&*garbage).chain(flood(1_000_000, b"\xff\xfe")))
+        }),
+        attack("plain text in a handshake", Tcp, &[Ended], move |_| {
+            once(&*plain)
+        }),
+        attack("a reset in mid-hello", Tcp, &[Left], |_| {
+            once(&client_hello()[..40])
+        })
+        .by(500),
+    ]
+}
+
+/// What the hello is, a server goes on with: else nothing would stop half-way.
+fn is_answered_by_a_handshake(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).expect("a port");
+    stream.write_all(&client_hello()).expect("sent");
+    let mut kind = [0];
+    stream.read_exact(&mut kind).expect("an answer");
+    assert_eq!(kind, [22], "a record of a handshake, and no alert");
+}
+
+#[test]
+fn i4_i7_hostile_clients_hurt_nobody_else_under_tls() {
+    let test = "hostile_clients_hurt_nobody_else_under_tls";
+    let folder = Folder::new();
+    let certificate = certificate();
+    let tls = format!(
+        "tls: {{ cert: {}, key: {} }}",
+        certificate.display(),
+        certificate.with_extension("key").display()
+    );
+    let published = Published::start(&folder, &[&tls]);
+    let (address, secret) = (published.address, published.secret.clone());
+    is_answered_by_a_handshake(address);
+    let proxy = Proxy::start(address);
+    let tunnels = [address, address, proxy.address()].map(|to| tunnel(test, to));
+    let [
+        Some((_one, of_readers)),
+        Some((_two, of_attackers)),
+        Some((_three, through_proxy)),
+    ] = tunnels
+    else {
+        return;
+    };
+    let (outside, inside) = (published.target(address), published.target(of_attackers));
+    let cut = published.target(through_proxy);
+    let mut readers = published.read_at(test, of_readers);
+    let mut held = Vec::new();
+    let before = [before_the_request(), silence(), against_the_handshake()];
+    endure(
+        &before.into_iter().flatten().collect::<Vec<_>>(),
+        &outside,
+        &mut held,
+        &mut readers,
+    );
+    for attack in &against_the_websocket(MESSAGE_BYTES_MAX) {
+        endure(from_ref(attack), &inside, &mut held, &mut readers);
+    }
+    // Resets in mid-record: what is sent is longer than what the kernel passes on at once.
+    for _ in 0..20 {
+        let (mut raw, _) = cut.enter(Plain);
+        let before = proxy.passed();
+        let _ = raw.send(&frame(FIN_TEXT, &[b'x'; 16 << 20]));
+        wait_until("a part of it", || proxy.passed() > before);
+        proxy.fault(Fault::Reset);
+        readers.go_on();
+        proxy.fault(Fault::None);
+    }
+    drop(held);
+    readers.have_everything(&secret, &["broke the protocol", "places for connections"]);
 }

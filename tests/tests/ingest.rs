@@ -6,6 +6,7 @@ use std::process::Command;
 use wirefall_tests::peers::{free_address, poster, skip};
 use wirefall_tests::pipelines::{received, start, subscribe};
 use wirefall_tests::process::command;
+use wirefall_tests::raw::Raw;
 use wirefall_tests::records::all_there;
 use wirefall_tests::{Folder, Process, Signal, pipelines, wait_until, wirefall};
 
@@ -242,4 +243,25 @@ fn i1_what_is_not_safe_is_never_answered_200() {
     if !statuses.is_empty() {
         assert_eq!(ended.expect(1).account("unconfirmed"), 1);
     }
+}
+
+/// Many clients send all of a post before they read an answer; one that comes too early is read all the same.
+#[test]
+fn who_is_refused_may_send_all_of_it_first() {
+    let folder = Folder::new();
+    let at = free_address();
+    posted(&folder, at, &["body_max: 1KiB"], free_address(), "");
+    let mut run = start(&folder);
+    run.wait_for_line("post    ");
+    let mut raw = Raw::dial(at);
+    let body = "x".repeat(16 << 20);
+    let request = format!(
+        "POST /v1/ingest/test HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    raw.send(request.as_bytes()).expect("all of it is taken");
+    assert_eq!(raw.status(), Ok(413));
+    run.signal(Signal::Terminate);
+    run.wait().expect(0);
 }

@@ -10,8 +10,8 @@ use std::net::SocketAddr;
 use wirefall_tests::peers::{Language, Nginx, Receiver, certificate, free_address};
 use wirefall_tests::process::Ended;
 use wirefall_tests::pushing::{
-    RECORDS, WINDOW, all_delivered, nothing_is_lost, push, push_fed, received, sent_again_is_told,
-    wait_for_record,
+    RECORDS, WINDOW, all_delivered, nothing_is_lost, push, push_fed, receive, received,
+    sent_again_is_told, wait_for_record,
 };
 use wirefall_tests::records::{all_there, first_times, lines, missing, whole};
 use wirefall_tests::{Folder, Process, wait_until, wirefall};
@@ -231,6 +231,40 @@ fn i1_through_tls_kills_lose_nothing() {
     let tls = format!("tls: {{ ca: {} }}", certificate().display());
     let peer = (Language::Python, REPLIES);
     kills_at_nginx_lose_nothing(test, Nginx::start_tls, peer, &[&tls]);
+}
+
+/// An nginx is told to read its configuration again while a push goes through it: its old workers cut what
+/// they have. So it does under TLS.
+#[test]
+fn i1_pongs_through_an_nginx_that_is_reloaded_lose_nothing() {
+    let test = "pongs_through_an_nginx_that_is_reloaded";
+    let tls = format!("tls: {{ ca: {} }}", certificate().display());
+    type Start = fn(&str, SocketAddr) -> Option<Nginx>;
+    let ways: [(Start, Vec<&str>); 2] = [
+        (Nginx::start, vec!["ack: pong"]),
+        (Nginx::start_tls, vec!["ack: pong", &tls]),
+    ];
+    for (start, sink) in ways {
+        let folder = Folder::new();
+        let (_receiver, address) = receive(&folder, &[]);
+        let Some(nginx) = start(test, address) else {
+            return;
+        };
+        let mut nginx = nginx.with_workers();
+        let mut run = push(&folder, nginx.address, RECORDS, &sink);
+        let mut kills = 0;
+        kill(&folder, &mut run, 4, || {
+            kills += 1;
+            match kills % 2 {
+                0 => nginx.restart(),
+                _ => nginx.reload(),
+            }
+            folder.read("out.ndjson")
+        });
+        let ended = run.wait();
+        assert!(ended.account("reconnects") >= 4, "{}", ended.stderr);
+        nothing_is_lost(ended, &folder);
+    }
 }
 
 /// The README's promise: kill and restart the receiver as often as you like. It handles a record before

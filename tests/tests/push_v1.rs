@@ -3,8 +3,8 @@
 
 use std::net::SocketAddr;
 
-use wirefall_tests::peers::{Receiver, free_address};
-use wirefall_tests::pushing::{all_delivered, receive, received, wait_for_records};
+use wirefall_tests::peers::{Language, Nginx, Receiver, certificate, free_address};
+use wirefall_tests::pushing::{IMPATIENT, all_delivered, receive, received, wait_for_records};
 use wirefall_tests::records::{lines, write_numbered};
 use wirefall_tests::tiny::Tiny;
 use wirefall_tests::{Folder, Process, Signal, pipelines, wait_until, wirefall};
@@ -282,10 +282,19 @@ fn a_file_of_another_stream_is_refused() {
 
 #[test]
 fn i1_a_receiver_in_python_takes_each_record_once_through_kills() {
+    a_receiver_takes_each_record_once_through_kills(Language::Python, &["backwards"]);
+}
+
+#[test]
+fn i1_a_receiver_in_node_takes_each_record_once_through_kills() {
+    a_receiver_takes_each_record_once_through_kills(Language::Node, &[]);
+}
+
+fn a_receiver_takes_each_record_once_through_kills(language: Language, words: &[&str]) {
     let folder = Folder::new();
     let out = folder.path("out.ndjson");
-    let test = "a_receiver_in_python_takes_each_record_once";
-    let Some(mut receiver) = Receiver::start_v1(test, &out, &["backwards"]) else {
+    let test = format!("a_receiver_takes_each_record_once ({language:?})");
+    let Some(mut receiver) = Receiver::start_v1(&test, language, &out, words) else {
         return;
     };
     write_numbered(&folder.path("input.ndjson"), 20_000);
@@ -326,7 +335,7 @@ fn i1_a_receiver_that_breaks_the_protocol_is_told_and_confirms_nothing() {
     ] {
         let folder = Folder::new();
         let out = folder.path("out.ndjson");
-        let Some(mut receiver) = Receiver::start_v1(word, &out, &[word]) else {
+        let Some(mut receiver) = Receiver::start_v1(word, Language::Python, &out, &[word]) else {
             return;
         };
         write_numbered(&folder.path("input.ndjson"), 100);
@@ -348,7 +357,9 @@ fn i1_a_receiver_that_breaks_the_protocol_is_told_and_confirms_nothing() {
 fn a_receiver_that_never_subscribes_rightly_ends_the_run() {
     let folder = Folder::new();
     let out = folder.path("out.ndjson");
-    let Some(receiver) = Receiver::start_v1("never_subscribes", &out, &["latest"]) else {
+    let Some(receiver) =
+        Receiver::start_v1("never_subscribes", Language::Python, &out, &["latest"])
+    else {
         return;
     };
     write_numbered(&folder.path("input.ndjson"), 100);
@@ -362,7 +373,8 @@ fn a_receiver_that_never_subscribes_rightly_ends_the_run() {
 fn a_place_that_nobody_knows_is_told_and_everything_comes() {
     let folder = Folder::new();
     let out = folder.path("out.ndjson");
-    let Some(mut receiver) = Receiver::start_v1("foreign", &out, &["foreign"]) else {
+    let Some(mut receiver) = Receiver::start_v1("foreign", Language::Python, &out, &["foreign"])
+    else {
         return;
     };
     write_numbered(&folder.path("input.ndjson"), 100);
@@ -370,4 +382,63 @@ fn a_place_that_nobody_knows_is_told_and_everything_comes() {
     start(&folder).wait().expect(0);
     receiver.wait_for_line("hello false null");
     each_once(&folder, 100);
+}
+
+/// An nginx stands between, which is killed and reloaded; so are both sides.
+fn kills_through_nginx_repeat_nothing(
+    test: &str,
+    language: Language,
+    start_nginx: fn(&str, SocketAddr) -> Option<Nginx>,
+    sink: &[&str],
+) {
+    let folder = Folder::new();
+    let out = folder.path("out.ndjson");
+    let Some(mut receiver) = Receiver::start_v1(test, language, &out, &[]) else {
+        return;
+    };
+    let Some(nginx) = start_nginx(test, receiver.address) else {
+        return;
+    };
+    let mut nginx = nginx.with_workers();
+    let count = 5000 * (kills() + 1);
+    write_numbered(&folder.path("input.ndjson"), count);
+    let sink = [&IMPATIENT, sink].concat();
+    pipeline(&folder, nginx.address, &["rate: 15000"], &sink, JOURNAL);
+    let mut run = start(&folder);
+    for kill in 0..kills() {
+        let before = received_bytes(&folder);
+        wait_until("more records", || {
+            received_bytes(&folder) >= before + 100_000
+        });
+        if kill % 4 == 3 {
+            run.kill();
+            run = start(&folder);
+            continue;
+        }
+        let breaks = |run: &Process| run.stderr().matches(" lost: ").count();
+        let known = breaks(&run);
+        match kill % 4 {
+            0 => nginx.reload(),
+            1 => nginx.restart(),
+            _ => receiver.restart(),
+        }
+        wait_until("a break", || breaks(&run) > known);
+    }
+    let ended = run.wait().expect(0);
+    assert_eq!(ended.account("unconfirmed"), 0, "{}", ended.stderr);
+    each_once(&folder, count);
+}
+
+#[test]
+fn i1_a_receiver_in_node_behind_nginx_takes_each_record_once_through_kills() {
+    let test = "behind_nginx_takes_each_record_once";
+    kills_through_nginx_repeat_nothing(test, Language::Node, Nginx::start, &[]);
+}
+
+#[test]
+fn i1_a_receiver_behind_tls_takes_each_record_once_through_kills() {
+    let test = "behind_tls_takes_each_record_once";
+    let tls = format!("tls: {{ ca: {} }}", certificate().display());
+    let sink = [tls.as_str(), "framing: ndjson", "batch: { records: 7 }"];
+    kills_through_nginx_repeat_nothing(test, Language::Python, Nginx::start_tls, &sink);
 }

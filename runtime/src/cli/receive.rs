@@ -15,7 +15,7 @@ use super::{Exit, Globals};
 use crate::sink::websocket::receiver::{
     self, BreakHow, Faults, Options, Output, ReceiveError, Receiver, Totals,
 };
-use crate::units::Span;
+use crate::units::{ByteSize, Span};
 
 /// Arguments of `wirefall receive`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +38,10 @@ pub struct Args {
     /// Stop after so many messages
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
+    /// Longest message; whoever sends a longer one is closed with 1009. Each connection may take up to
+    /// twice as much memory
+    #[arg(long, value_name = "SIZE", default_value_t = ByteSize(receiver::MESSAGE_BYTES_MAX as u64))]
+    message_max: ByteSize,
     #[command(flatten)]
     faults: FaultArgs,
 }
@@ -119,7 +123,7 @@ async fn receive(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
             return Ok(Exit::Environment);
         }
     };
-    let address = receiver.address().context("cannot tell the address")?;
+    let address = receiver.address();
     let totals = receiver.totals();
     let stop = CancellationToken::new();
     if !args.quiet {
@@ -156,6 +160,7 @@ fn options(args: &Args) -> Options {
             Ack::V1 => receiver::Ack::Place,
         },
         limit: args.limit,
+        message_bytes_max: usize::try_from(args.message_max.0).unwrap_or(usize::MAX),
         faults: Faults {
             break_every: faults.break_every,
             break_on: faults

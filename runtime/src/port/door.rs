@@ -8,22 +8,22 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
+
+use super::news::News;
 
 /// Connections that the kernel holds until they are accepted, where it may hold so many. One beyond is
 /// tried again after a second, so a flood of strangers would hold up others.
 const BACKLOG: u32 = 4096;
 /// Pause after a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Further failures of this time are not told.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Door {
     listener: TcpListener,
     address: SocketAddr,
-    told_at: Option<Instant>,
+    failures: News,
 }
 
 impl Door {
@@ -32,21 +32,25 @@ impl Door {
     /// # Errors
     /// Why not, in words.
     pub fn open(listen: SocketAddr) -> Result<Self, String> {
-        let listener = bind(listen).and_then(|listener| {
-            let address = listener.local_addr()?;
-            Ok((listener, address))
-        });
-        let (listener, address) = listener.map_err(|error| match error.kind() {
+        Self::listen(listen).map_err(|error| match error.kind() {
             ErrorKind::AddrInUse => format!(
                 "cannot listen on {listen}: another process does; end it, or choose another port \
                  with `listen:`"
             ),
             _ => format!("cannot listen on {listen}: {error}"),
-        })?;
+        })
+    }
+
+    /// The same, with the system's own word.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn listen(listen: SocketAddr) -> io::Result<Self> {
+        let listener = bind(listen)?;
         Ok(Self {
+            address: listener.local_addr()?,
             listener,
-            address,
-            told_at: None,
+            failures: News::default(),
         })
     }
 
@@ -61,8 +65,7 @@ impl Door {
             match self.listener.accept().await {
                 Ok(connection) => return connection,
                 Err(error) => {
-                    if self.told_at.is_none_or(|at| at.elapsed() >= TOLD_EVERY) {
-                        self.told_at = Some(Instant::now());
+                    if self.failures.is_news() {
                         tracing::warn!(
                             "cannot accept a connection: {error} (further ones are not told for a minute)"
                         );

@@ -1,15 +1,17 @@
 //! Ports that others reach: who is let in, by which name, under which TLS.
 //!
 //! Owns what every listener has in common, its door among it. Knows no stream and no record.
-//! Used by the sink that publishes and by the source that is posted to.
+//! Used by the sink that publishes, by the source that is posted to, and by the receiver for trials.
 
 use http::header::{HeaderMap, HeaderName};
 
 pub mod answer;
 pub mod door;
+pub mod farewell;
 pub mod gate;
 pub mod hosts;
 pub mod keys;
+pub mod news;
 pub mod tls;
 pub mod visitors;
 

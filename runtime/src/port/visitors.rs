@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
+
+use super::news::News;
 
 /// So many that are done may be looked through in vain, beside as many as are served.
 const DONE_MAX: usize = 64;
@@ -19,17 +21,14 @@ const DONE_MAX: usize = 64;
 /// How often it is looked, where all are busy, whether one is no more.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// How often it is told that there is no place left: it goes on as long as a flood does.
-const TELL_EVERY: Duration = Duration::from_secs(60);
-
 /// See the module.
 pub struct Visitors {
     places: Arc<Semaphore>,
     places_max: usize,
     /// Oldest first; those that are done are taken out from time to time.
     here: VecDeque<(AbortHandle, Busy)>,
-    /// When it was last told that there is no place left.
-    told: Option<Instant>,
+    /// That there is no place left goes on as long as a flood does.
+    full: News,
 }
 
 /// Set while a visitor is at work, and must not be turned out.
@@ -42,7 +41,7 @@ impl Visitors {
             places: Arc::new(Semaphore::new(places_max)),
             places_max,
             here: VecDeque::new(),
-            told: None,
+            full: News::default(),
         }
     }
 
@@ -75,8 +74,7 @@ impl Visitors {
     }
 
     async fn make_place(&mut self) -> OwnedSemaphorePermit {
-        if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            self.told = Some(Instant::now());
+        if self.full.is_news() {
             tracing::warn!(
                 "all {} places for connections are taken: the one that was silent for longest gives \
                  way to each that comes",

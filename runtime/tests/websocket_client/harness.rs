@@ -50,13 +50,13 @@ impl Peer {
                 true => Ack::Reply,
                 false => Ack::Pong,
             },
-            limit: None,
             faults,
+            ..Options::default()
         };
         let receiver = Receiver::bind(address, options).await.unwrap();
         let stop = CancellationToken::new();
         let peer = Self {
-            address: receiver.address().unwrap().to_string(),
+            address: receiver.address().to_string(),
             totals: receiver.totals(),
             stop: stop.clone(),
             folder,

@@ -1,7 +1,7 @@
-//! RFC 6455 by a suite that we did not write: Autobahn|Testsuite, against both roles.
+//! RFC 6455 by a suite that we did not write: Autobahn|Testsuite, against both roles and the receiver.
 //!
-//! Owns an echo of each role, made of the parts that ship and nothing else (that of the server is in
-//! `server/echo.rs`), and what the suite may say of them. The product's bounds are the product's; here
+//! Owns an echo of each, made of the parts that ship and nothing else (that of the server is in
+//! `server/echo.rs`; the receiver has a way to confirm that is one), and what the suite may say of them. The product's bounds are the product's; here
 //! messages may have what the suite sends. Skipped where the suite is not installed, as other peers.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::CancellationToken;
 use wirefall_tests::peers::{autobahn, free_address};
 use wirefall_tests::{Folder, Process, wait_until};
 
@@ -23,6 +24,7 @@ use super::connect::connect;
 use super::endpoint::{Endpoint, ProxyPlan};
 use super::layers::Layers;
 use super::line::Line;
+use super::receiver::{Ack, Options, Output, Receiver};
 use super::server::echo;
 use super::session::Piece;
 use crate::journal::{Chunk, Frame, Position};
@@ -73,14 +75,44 @@ fn the_server_conforms_to_rfc_6455() {
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"));
     let listener = listener.expect("a free port");
     let address = listener.local_addr().expect("an address");
+    conforms("server", &runtime, address, echo::serve(listener));
+}
+
+#[test]
+fn the_receiver_conforms_to_rfc_6455() {
+    let runtime = Runtime::new().expect("threads");
+    let options = Options {
+        // Who counts looks at no payload.
+        output: Output::File("/dev/null".into()),
+        ack: Ack::Echo,
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        ..Options::default()
+    };
+    let receiver = runtime.block_on(Receiver::bind("127.0.0.1:0", options));
+    let receiver = receiver.expect("a free port");
+    let address = receiver.address();
+    let serve = async {
+        let served = receiver.run(CancellationToken::new()).await;
+        served.expect("nothing fails");
+    };
+    conforms("receiver", &runtime, address, serve);
+}
+
+/// What is served at an address says back what the suite sends, and breaks no rule.
+fn conforms(
+    role: &str,
+    runtime: &Runtime,
+    address: SocketAddr,
+    serve: impl Future<Output = ()> + Send + 'static,
+) {
     let folder = Folder::new();
     let servers = json!([{ "agent": AGENT, "url": format!("ws://{address}") }]);
     let Some(mut suite) = start(&folder, "fuzzingclient", "servers", servers) else {
         return;
     };
-    runtime.spawn(echo::serve(listener));
+    runtime.spawn(serve);
     for case in 1..=CASES {
-        tell("server", case);
+        tell(role, case);
         wait_until("the next case", || {
             cases_begun(&suite) >= case || !suite.is_running()
         });

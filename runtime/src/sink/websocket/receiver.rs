@@ -6,43 +6,53 @@
 //! is acknowledged. Not a sink: `wirefall receive`, the tests and the benchmark run it as the peer.
 //!
 //! It reads frames by itself: as the benchmark's receiver it must cost less than any sender, so in
-//! count mode it looks at headers and never touches a payload.
+//! count mode it looks at headers and never touches a payload. Whoever connects is a stranger: what it may
+//! cost is bounded (I4), and what it breaks is told to it by a Close, and once in the log.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_util::sync::CancellationToken;
 
-use desk::{Desk, Taken};
+use connection::Connection;
+use desk::Desk;
 use inbox::Inbox;
-use v1::{Book, Ended};
+use v1::Book;
 
 use super::kept::KeptError;
-use super::protocol::{V1, close};
+use super::protocol::V1;
+use crate::port::door::Door;
+use crate::port::news::News;
+use crate::port::visitors::{Busy, Visitors};
 
+mod connection;
 mod desk;
 mod inbox;
 mod v1;
 
 /// Longest handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a sender to close after the limit was reached.
+/// Time for a sender to close after the limit was reached, and to take a Close.
 const LAST_CLOSE: Duration = Duration::from_secs(2);
-/// Why a connection ends when its sender comes again.
-const TAKEN: &str = "the sender has another connection";
+/// Most connections (I4); the one that was silent for longest gives way to the next.
+const CONNECTIONS_MAX: usize = 1000;
+/// Longest message, if nothing else is said.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Of what is locked.
+const NO_PANIC: &str = "nobody panics with it";
 /// How many handshakes are refused after a break of the kind [`BreakHow::Refuse503`].
 const REFUSALS: u64 = 3;
 
 /// What to do with what comes, and how to misbehave.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Where records go.
     pub output: Output,
@@ -50,8 +60,29 @@ pub struct Options {
     pub ack: Ack,
     /// Stop after so many messages.
     pub limit: Option<u64>,
+    /// Longest message; whoever sends a longer one is told 1009.
+    pub message_bytes_max: usize,
     /// What goes wrong.
     pub faults: Faults,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            output: Output::default(),
+            ack: Ack::default(),
+            limit: None,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            faults: Faults::default(),
+        }
+    }
+}
+
+impl Options {
+    /// Whether no payload is looked at, as far as this decides it.
+    fn only_counts(&self) -> bool {
+        matches!(self.output, Output::Count) && self.faults.break_on.is_none()
+    }
 }
 
 /// What confirms, beside Pongs.
@@ -64,6 +95,9 @@ pub enum Ack {
     Reply,
     /// A place that is kept with the records: `wirefall.v1`.
     Place,
+    /// The message itself, for `conformance`.
+    #[cfg(test)]
+    Echo,
 }
 
 /// Why a receiver cannot begin or go on.
@@ -159,7 +193,7 @@ impl Totals {
 
 /// A bound receiver.
 pub struct Receiver {
-    listener: TcpListener,
+    door: Door,
     options: Options,
     totals: Arc<Totals>,
 }
@@ -170,19 +204,25 @@ impl Receiver {
     /// # Errors
     /// The system's, where the address cannot be bound.
     pub async fn bind(address: &str, options: Options) -> io::Result<Self> {
-        Ok(Self {
-            listener: TcpListener::bind(address).await?,
-            options,
-            totals: Arc::default(),
-        })
+        let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+        for address in lookup_host(address).await? {
+            match Door::listen(address) {
+                Err(error) => failed = error,
+                Ok(door) => {
+                    return Ok(Self {
+                        door,
+                        options,
+                        totals: Arc::default(),
+                    });
+                }
+            }
+        }
+        Err(failed)
     }
 
     /// Where it listens.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    pub fn address(&self) -> SocketAddr {
+        self.door.address()
     }
 
     /// The counts, while it runs and after.
@@ -194,9 +234,8 @@ impl Receiver {
     /// same counts.
     ///
     /// # Errors
-    /// The system's, where records cannot be written or connections not be accepted; the file does not
-    /// fit its place.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), ReceiveError> {
+    /// The system's, where records cannot be written; the file does not fit its place.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), ReceiveError> {
         let path = match &self.options.output {
             Output::File(path) => Some(path),
             Output::Count | Output::Print => None,
@@ -214,19 +253,23 @@ impl Receiver {
             file,
             book,
             stop: stop.clone(),
-            failed: std::sync::Mutex::new(None),
+            failed: Mutex::new(None),
+            breaches: Default::default(),
         });
-        loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
-                () = stop.cancelled() => break,
-            };
-            // An accept fails when a sender is gone already or descriptors run out: neither is the end.
-            if let Ok((tcp, _)) = accepted {
-                tokio::spawn(Arc::clone(&shared).serve(tcp));
+        let mut visitors = Visitors::new(CONNECTIONS_MAX);
+        let admit = async {
+            loop {
+                let (tcp, peer) = self.door.next().await;
+                let busy = Busy::default();
+                let serve = Arc::clone(&shared).serve(tcp, peer, Arc::clone(&busy));
+                visitors.admit_busy(busy, serve).await;
             }
+        };
+        tokio::select! {
+            () = admit => (),
+            () = stop.cancelled() => (),
         }
-        let failed = shared.failed.lock().expect("nobody panics with it").take();
+        let failed = shared.failed.lock().expect(NO_PANIC).take();
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }
@@ -238,20 +281,34 @@ struct Shared {
     /// With [`Ack::Place`].
     book: Option<Book>,
     stop: CancellationToken,
-    failed: std::sync::Mutex<Option<io::Error>>,
+    failed: Mutex<Option<io::Error>>,
+    breaches: [Mutex<News>; 3],
+}
+
+/// What strangers do and is told once in a while.
+#[derive(Clone, Copy, Debug)]
+enum Breach {
+    /// It is no WebSocket client, or a very slow one.
+    Handshake,
+    /// It breaks RFC 6455, or reads nothing.
+    Rules,
+    /// It breaks `wirefall.v1`.
+    Protocol,
 }
 
 impl Shared {
-    async fn serve(self: Arc<Self>, tcp: TcpStream) {
-        let Some(tcp) = self.accept(tcp).await else {
+    async fn serve(self: Arc<Self>, tcp: TcpStream, peer: SocketAddr, busy: Busy) {
+        let Some(tcp) = self.accept(tcp, peer).await else {
             return;
         };
         self.totals.connections.fetch_add(1, Ordering::Relaxed);
         let connection = Connection {
             desk: Desk::new(self.book.as_ref().map(Book::begin)),
+            inbox: Inbox::new(self.options.message_bytes_max),
             shared: self,
             tcp,
-            inbox: Inbox::default(),
+            peer,
+            busy,
         };
         if let Err(error) = connection.run().await {
             tracing::debug!("connection ended: {error}");
@@ -259,7 +316,7 @@ impl Shared {
     }
 
     /// The handshake, or a refusal.
-    async fn accept(&self, tcp: TcpStream) -> Option<TcpStream> {
+    async fn accept(&self, tcp: TcpStream, peer: SocketAddr) -> Option<TcpStream> {
         let left = &self.totals.refusals_left;
         let refuse = left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -293,10 +350,28 @@ impl Shared {
         };
         tcp.set_nodelay(true).ok()?;
         let upgrade = tokio_tungstenite::accept_hdr_async(tcp, answer);
-        let upgraded = tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade)
-            .await
-            .ok()?;
-        Some(upgraded.ok()?.into_inner())
+        match timeout(HANDSHAKE_TIMEOUT, upgrade).await {
+            Ok(Ok(upgraded)) => return Some(upgraded.into_inner()),
+            // It was answered in HTTP.
+            Ok(Err(Error::Http(_))) => {}
+            Ok(Err(error)) => self.tell(Breach::Handshake, peer, &error),
+            Err(_) => self.tell(Breach::Handshake, peer, &"no handshake in time"),
+        }
+        None
+    }
+
+    /// Tells what a stranger does, once in a while.
+    fn tell(&self, breach: Breach, peer: SocketAddr, what: &dyn std::fmt::Display) {
+        let mut news = self.breaches[breach as usize].lock().expect(NO_PANIC);
+        if !news.is_news() {
+            return;
+        }
+        let broken = match breach {
+            Breach::Handshake => "no WebSocket",
+            Breach::Rules => "a sender breaks the WebSocket protocol",
+            Breach::Protocol => "the sender breaks wirefall.v1",
+        };
+        tracing::warn!(%peer, "{broken}: {what} (further ones are not told for a minute)");
     }
 
     /// Whether a break is due when `messages` more are handled.
@@ -310,7 +385,7 @@ impl Shared {
     }
 
     fn fail(&self, error: io::Error) {
-        *self.failed.lock().expect("nobody panics with it") = Some(error);
+        *self.failed.lock().expect(NO_PANIC) = Some(error);
         self.stop.cancel();
     }
 }
@@ -320,172 +395,4 @@ fn refusal(status: u16, words: &str) -> ErrorResponse {
     *refusal.status_mut() =
         http::StatusCode::from_u16(status).unwrap_or(http::StatusCode::SERVICE_UNAVAILABLE);
     refusal
-}
-
-/// One connection.
-struct Connection {
-    shared: Arc<Shared>,
-    tcp: TcpStream,
-    inbox: Inbox,
-    desk: Desk,
-}
-
-/// How serving a connection goes on.
-enum Next {
-    ReadOn,
-    /// Break the connection as the faults say.
-    Break,
-    /// The peer's Close was answered.
-    Closed,
-    /// The peer, or another connection of it, makes this one end: it is told why.
-    Part(u16, String),
-}
-
-impl Connection {
-    async fn run(mut self) -> io::Result<()> {
-        let taken = self.desk.taken();
-        loop {
-            self.tcp.write_all(&self.desk.take_answers()).await?;
-            let read = tokio::select! {
-                read = self.tcp.read(self.inbox.room()?) => read?,
-                () = taken.cancelled() => return self.part(close::TAKEN, TAKEN).await,
-                () = self.shared.stop.cancelled() => return self.part(1001, "").await,
-            };
-            if read == 0 {
-                return Ok(());
-            }
-            self.inbox.filled(read);
-            let next = self.take_in().await?;
-            // Handled first, answered second: a Pong means that all before it is safe with us.
-            match self.keep() {
-                Ok(()) => {}
-                Err(Ended::Taken) => return self.part(close::TAKEN, TAKEN).await,
-                Err(Ended::Io(error)) => {
-                    self.shared.fail(error);
-                    return Ok(());
-                }
-            }
-            self.tcp.write_all(&self.desk.take_answers()).await?;
-            match next {
-                Next::ReadOn => {}
-                Next::Closed => return self.tcp.shutdown().await,
-                Next::Break => return self.fault().await,
-                Next::Part(code, words) => return self.part(code, &words).await,
-            }
-        }
-    }
-
-    /// Handles every whole frame that was read.
-    async fn take_in(&mut self) -> io::Result<Next> {
-        let shared = Arc::clone(&self.shared);
-        let mut next = Next::ReadOn;
-        let (mut messages, mut bytes) = (0, 0);
-        while let Some(frame) = self.inbox.next()? {
-            match self.desk.take(frame, &shared.options) {
-                Taken::Nothing => {}
-                Taken::Message(size) => {
-                    messages += 1;
-                    bytes += size;
-                    if shared.breaks_after(messages) {
-                        next = Next::Break;
-                        break;
-                    }
-                    if let Some(slow) = shared.options.faults.slow {
-                        tokio::time::sleep(slow).await;
-                    }
-                }
-                Taken::Offence => {
-                    next = Next::Break;
-                    break;
-                }
-                Taken::Close => {
-                    next = Next::Closed;
-                    break;
-                }
-                Taken::Wrong(wrong) => {
-                    tracing::warn!("the sender breaks wirefall.v1: {wrong}");
-                    next = Next::Part(close::WRONG, wrong.to_string());
-                    break;
-                }
-            }
-        }
-        let before = shared
-            .totals
-            .messages
-            .fetch_add(messages, Ordering::Relaxed);
-        shared.totals.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(limit) = shared.options.limit
-            && (before..before + messages).contains(&(limit.saturating_sub(1)))
-        {
-            // The sender may still wait for the Pong that confirms the last: it is given time to close.
-            let stop = shared.stop.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(LAST_CLOSE).await;
-                stop.cancel();
-            });
-        }
-        Ok(next)
-    }
-
-    /// Writes out what was handled, and makes it durable where it is acknowledged.
-    fn keep(&mut self) -> Result<(), Ended> {
-        let lines = self.desk.take_lines();
-        if let Some(book) = &self.shared.book {
-            self.desk.keep(book, &lines)?;
-        }
-        if lines.is_empty() {
-            return Ok(());
-        }
-        let written = match (&self.shared.options.output, &self.shared.file) {
-            (Output::File(_), Some(file)) => (&*file).write_all(&lines),
-            (Output::Print, _) => {
-                let mut out = io::stdout().lock();
-                out.write_all(&lines).and_then(|()| out.flush())
-            }
-            _ => Ok(()),
-        };
-        written.map_err(Ended::Io)
-    }
-
-    /// Breaks the connection on purpose.
-    async fn fault(mut self) -> io::Result<()> {
-        let totals = &self.shared.totals;
-        totals.breaks.fetch_add(1, Ordering::Relaxed);
-        match self.shared.options.faults.how {
-            BreakHow::Reset => {}
-            BreakHow::HalfOpen => return self.drop_what_comes().await,
-            BreakHow::Refuse503 => totals.refusals_left.store(REFUSALS, Ordering::Relaxed),
-            BreakHow::Close => {
-                return self.part(1001, "").await;
-            }
-            BreakHow::Stall => {
-                // Until the sender gives up: a write would tell, but nothing is said here.
-                let socket = SockRef::from(&self.tcp);
-                socket.set_tcp_nodelay(true)?;
-                self.shared.stop.cancelled().await;
-                return Ok(());
-            }
-        }
-        SockRef::from(&self.tcp).set_linger(Some(Duration::ZERO))
-    }
-
-    /// Reads until the sender gives up, and handles nothing.
-    async fn drop_what_comes(&mut self) -> io::Result<()> {
-        let mut dropped = vec![0; 64 * 1024];
-        loop {
-            let read = tokio::select! {
-                read = self.tcp.read(&mut dropped) => read?,
-                () = self.shared.stop.cancelled() => 0,
-            };
-            if read == 0 {
-                return Ok(());
-            }
-        }
-    }
-
-    /// The end of the connection: a Close, and the socket with it.
-    async fn part(mut self, code: u16, reason: &str) -> io::Result<()> {
-        self.tcp.write_all(&desk::close(code, reason)).await?;
-        self.tcp.shutdown().await
-    }
 }

@@ -4,10 +4,12 @@
 //! Pure. Called by `serve`; what it cut is handed through `desk` to the reader.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::ops::Range;
 
 use bytes::Bytes;
 use http::StatusCode;
+use serde::de::{Deserialize as _, Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 /// Bounds of a post (I4).
@@ -100,10 +102,11 @@ impl Kind {
 
     /// The records of a body, which has 4 GiB at most: one at least.
     pub(super) fn cut(self, body: Bytes, bounds: Bounds) -> Result<Cut, Unfit> {
+        // Places and not slices: of tiny records there are many, and what is remembered of them counts.
         let records = match self {
-            Self::Record => vec![&body[..]],
+            Self::Record => vec![place(&body, &body)],
             Self::Json => json(&body)?,
-            Self::Lines => lines(&body),
+            Self::Lines => lines(&body).map(|line| place(&body, line)).collect(),
         };
         if records.is_empty() || body.is_empty() {
             return Err(Unfit::new(
@@ -121,37 +124,56 @@ impl Kind {
                 ),
             ));
         }
-        let at = |record: &&[u8]| {
-            let start = (record.as_ptr() as usize - body.as_ptr() as usize) as u32;
-            start..start + record.len() as u32
-        };
-        let records = records.iter().map(at).collect();
-        Ok(Cut { body, records })
+        Ok(Cut {
+            body,
+            records: records.into(),
+        })
     }
 }
 
-fn lines(body: &[u8]) -> Vec<&[u8]> {
-    let lines = body.split(|byte| *byte == b'\n');
-    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    lines.filter(|line| !line.is_empty()).collect()
+/// Where a part of a body is.
+fn place(body: &[u8], part: &[u8]) -> Range<u32> {
+    let start = (part.as_ptr() as usize - body.as_ptr() as usize) as u32;
+    start..start + part.len() as u32
 }
 
-fn json(body: &[u8]) -> Result<Vec<&[u8]>, Unfit> {
-    let wrong = |error| {
-        Unfit::new(
-            StatusCode::BAD_REQUEST,
-            format!("the body is no JSON: {error}"),
-        )
+fn lines(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = body.split(|byte| *byte == b'\n');
+    let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    lines.filter(|line| !line.is_empty())
+}
+
+fn json(body: &[u8]) -> Result<Vec<Range<u32>>, Unfit> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let records = match body.trim_ascii_start().first() {
+        Some(b'[') => json.deserialize_seq(Array(body)),
+        _ => <&RawValue>::deserialize(&mut json)
+            .map(|record| vec![place(body, record.get().as_bytes())]),
     };
-    let is_array = body.trim_ascii_start().first() == Some(&b'[');
-    let records: Vec<&RawValue> = match is_array {
-        true => serde_json::from_slice(body).map_err(wrong)?,
-        false => vec![serde_json::from_slice(body).map_err(wrong)?],
-    };
-    Ok(records
-        .into_iter()
-        .map(|record| record.get().as_bytes())
-        .collect())
+    let records = records.and_then(|records| json.end().map(|()| records));
+    records.map_err(|error| {
+        let words = format!("the body is no JSON: {error}");
+        Unfit::new(StatusCode::BAD_REQUEST, words)
+    })
+}
+
+/// Where the values of an array are in the body.
+struct Array<'a>(&'a [u8]);
+
+impl<'a> Visitor<'a> for Array<'a> {
+    type Value = Vec<Range<u32>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut values: A) -> Result<Self::Value, A::Error> {
+        let mut places = Vec::new();
+        while let Some(value) = values.next_element::<&RawValue>()? {
+            places.push(place(self.0, value.get().as_bytes()));
+        }
+        Ok(places)
+    }
 }
 
 #[cfg(test)]

@@ -5,16 +5,17 @@
 //! which opens it and waits for its last answers.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
@@ -31,6 +32,7 @@ use super::outcome::Outcome;
 use crate::credentials::Scope;
 use crate::port::answer::{Answer, later, put, text, wait};
 use crate::port::door::Door;
+use crate::port::farewell::farewell;
 use crate::port::gate::Gate;
 use crate::port::gate::presented::client;
 use crate::port::hosts::allow;
@@ -50,7 +52,7 @@ const ENDING_WAIT: Duration = Duration::from_secs(5);
 /// What a permit for bytes stands for.
 const PERMIT_BYTES: u64 = 1024;
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const GUID_PATH: &str = "/v1/ingest/";
 
 /// What every connection shares.
@@ -161,17 +163,21 @@ async fn serve(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, busy: B
             Err(_) => return tracing::debug!(%peer, "dropped: no TLS in time"),
         },
     };
-    let service = hyper::service::service_fn(|request| async {
-        Ok::<_, Infallible>(answer(&server, peer, request, &busy).await)
+    let service = hyper::service::service_fn(|request| {
+        let answer = answer(&server, peer, request, &busy);
+        Box::pin(async { Ok::<_, Infallible>(answer.await) })
     });
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
+    if let Err(error) = poll_fn(|cx| connection.poll_without_shutdown(cx)).await {
         tracing::debug!(%peer, "request failed: {error}");
     }
+    // Who is refused may be still sending, and many send all before they read an answer.
+    let mut stream = connection.into_parts().io.into_inner();
+    let _ = farewell(&mut stream).await;
 }
 
 /// Answers a request.
@@ -240,10 +246,15 @@ async fn post(
     body: Incoming,
     busy: &Busy,
 ) -> Result<Answer, Box<Answer>> {
+    if is_ambiguous(headers) {
+        let reason = "one Content-Type, one Idempotency-Key, and no Transfer-Encoding but chunked";
+        return Err(Box::new(text(StatusCode::BAD_REQUEST, reason)));
+    }
     let named = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let content_type = named(header::CONTENT_TYPE);
     let kind = Kind::of(content_type).map_err(unfit)?;
-    if named(header::CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    if encodings.any(|encoding| encoding != "identity") {
         let reason = "a body with a Content-Encoding is not taken";
         return Err(Box::new(text(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason)));
     }
@@ -252,8 +263,8 @@ async fn post(
         let reason = format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} visible characters");
         return Err(Box::new(text(StatusCode::BAD_REQUEST, &reason)));
     }
-    let bytes = room(server, named(header::CONTENT_LENGTH))?;
-    let body = read(server, body).await?;
+    check_room(server, named(header::CONTENT_LENGTH))?;
+    let (body, bytes) = read(server, body).await?;
     // Not before: who sends slowly keeps nobody out, and gives way to those who come.
     busy.store(true, Ordering::Release);
     let _counted = Counted::new(server);
@@ -273,6 +284,17 @@ async fn post(
         Err(untaken) => return Err(Box::new(told(untaken))),
     };
     Ok(safe(&outcome))
+}
+
+/// Whether somebody on the way may have understood the head differently. (Where it has a Content-Length
+/// beside chunks, hyper goes by the chunks and closes: RFC 9112, section 6.3.)
+fn is_ambiguous(headers: &HeaderMap) -> bool {
+    let several = |name| headers.get_all(name).iter().nth(1).is_some();
+    let coding = headers.get(header::TRANSFER_ENCODING);
+    coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        || several(&header::TRANSFER_ENCODING)
+        || several(&header::CONTENT_TYPE)
+        || several(&IDEMPOTENCY_KEY)
 }
 
 fn unfit(unfit: Unfit) -> Box<Answer> {
@@ -298,19 +320,18 @@ fn full(key: &str) -> Box<Answer> {
     Box::new(wait(&reason, BUSY_WAIT))
 }
 
-/// A body's share of what may be in flight.
-fn room(
-    server: &Server,
-    content_length: Option<&str>,
-) -> Result<OwnedSemaphorePermit, Box<Answer>> {
-    let most = server.plan.bounds.body_bytes_max as u64;
-    let length = content_length.and_then(|length| length.parse().ok());
-    // What does not say how long it is may be as long as it may.
-    let length: u64 = length.unwrap_or(most);
-    if length > most {
+/// Refuses a body that says of itself that there is no room for it. What is only announced holds nothing:
+/// whoever sends slowly keeps nobody out.
+fn check_room(server: &Server, content_length: Option<&str>) -> Result<(), Box<Answer>> {
+    let length: Option<u64> = content_length.and_then(|length| length.parse().ok());
+    let length = length.unwrap_or(0);
+    if length > server.plan.bounds.body_bytes_max as u64 {
         return Err(too_large(server));
     }
-    hold(server, length)
+    match length.div_ceil(PERMIT_BYTES) <= server.bytes.available_permits() as u64 {
+        true => Ok(()),
+        false => Err(full("in_flight")),
+    }
 }
 
 /// What tiny records take of what may be in flight beyond their body's share: then it is what is remembered
@@ -340,21 +361,44 @@ fn too_large(server: &Server) -> Box<Answer> {
     Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, &reason))
 }
 
-/// Reads a body within its bounds.
-async fn read(server: &Server, body: Incoming) -> Result<Bytes, Box<Answer>> {
-    let body = Limited::new(body, server.plan.bounds.body_bytes_max);
-    match timeout(server.plan.read_timeout, body.collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(server)),
-        Ok(Err(error)) => {
+/// Reads a body within its bounds and its time, and takes its share of what may be in flight as it comes.
+async fn read(
+    server: &Server,
+    body: Incoming,
+) -> Result<(Bytes, OwnedSemaphorePermit), Box<Answer>> {
+    let whole = timeout(server.plan.read_timeout, collect(server, body)).await;
+    whole.unwrap_or_else(|_| {
+        let reason = "the body did not come in time (`read_timeout`)";
+        Err(Box::new(text(StatusCode::REQUEST_TIMEOUT, reason)))
+    })
+}
+
+async fn collect(
+    server: &Server,
+    mut body: Incoming,
+) -> Result<(Bytes, OwnedSemaphorePermit), Box<Answer>> {
+    let mut held = hold(server, 0)?;
+    // Copied, and not kept as it came: a chunk of one byte would cost dozens.
+    let mut whole = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
             let reason = format!("the body does not come to its end: {error}");
-            Err(Box::new(text(StatusCode::BAD_REQUEST, &reason)))
+            Box::new(text(StatusCode::BAD_REQUEST, &reason))
+        })?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        if whole.len() + data.len() > server.plan.bounds.body_bytes_max {
+            return Err(too_large(server));
         }
-        Err(_) => {
-            let reason = "the body did not come in time (`read_timeout`)";
-            Err(Box::new(text(StatusCode::REQUEST_TIMEOUT, reason)))
-        }
+        whole.extend_from_slice(&data);
+        let bytes_held = held.num_permits() as u64 * PERMIT_BYTES;
+        held.merge(hold(
+            server,
+            (whole.len() as u64).saturating_sub(bytes_held),
+        )?);
     }
+    Ok((whole.into(), held))
 }
 
 /// The answer to a post whose records are safe.

@@ -1,13 +1,17 @@
 //! What the receiver does with a frame: keep it, count it, answer it.
 //!
-//! Owns lines that are to be written and answers that go out after them. Does no I/O.
+//! Owns lines that are to be written, answers that go out after them, and what RFC 6455 says of messages.
+//! Does no I/O.
 
 use memchr::memmem;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_util::sync::CancellationToken;
 
-use super::inbox::Frame;
+use super::inbox::{Broken, Frame};
 use super::v1::{self, Book, Dialogue, Ended, Message};
 use super::{Ack, Options, Output};
+#[cfg(test)]
+use crate::sink::framing::push_header;
 use crate::sink::websocket::protocol::{Kind, Wrong, close::REASON_BYTES_MAX};
 
 /// What a frame was.
@@ -21,6 +25,8 @@ pub(super) enum Taken {
     Offence,
     /// A Close, which is answered.
     Close,
+    /// The sender breaks RFC 6455.
+    Broken(Broken),
     /// The sender breaks `wirefall.v1`.
     Wrong(Wrong),
 }
@@ -32,11 +38,22 @@ pub(super) struct Desk {
     lines: Vec<u8>,
     /// Frames that answer.
     answers: Vec<u8>,
-    /// Where the message now coming started in `lines`, its bytes so far, and its kind.
-    open: Option<(usize, u64, Kind)>,
+    /// The message now coming.
+    open: Option<Open>,
     messages: u64,
     /// With `wirefall.v1`.
     dialogue: Option<Dialogue>,
+}
+
+/// A message of which pieces are here.
+struct Open {
+    /// Where it starts in `lines`.
+    start: usize,
+    /// Its bytes so far.
+    bytes: u64,
+    kind: Kind,
+    /// So many of them are known to be text.
+    text_bytes: usize,
 }
 
 impl Desk {
@@ -75,6 +92,9 @@ impl Desk {
             0x8 => {
                 let mut payload = Vec::new();
                 frame.append_to(&mut payload);
+                if let Err(broken) = check_close(&payload) {
+                    return Taken::Broken(broken);
+                }
                 payload.truncate(2);
                 self.answer(0x8, &payload);
                 Taken::Close
@@ -94,39 +114,88 @@ impl Desk {
         }
     }
 
+    /// A piece of a message, and all of it where the piece is the last.
     fn data(&mut self, frame: Frame<'_>, options: &Options) -> Taken {
-        let kind = match frame.opcode {
-            0x2 => Kind::Binary,
-            _ => Kind::Text,
+        let mut open = match (frame.opcode, self.open.take()) {
+            (0x0, Some(open)) => open,
+            (0x0, None) => return Taken::Broken(Broken::rule("a continuation of no message")),
+            (_, Some(open)) => {
+                self.lines.truncate(open.start);
+                return Taken::Broken(Broken::rule("a message begins within another"));
+            }
+            (opcode, None) => Open {
+                start: self.lines.len(),
+                bytes: 0,
+                kind: if opcode == 0x2 {
+                    Kind::Binary
+                } else {
+                    Kind::Text
+                },
+                text_bytes: 0,
+            },
         };
-        let (start, before, kind) = self.open.take().unwrap_or((self.lines.len(), 0, kind));
-        let bytes = before + frame.len() as u64;
-        let counting = matches!(options.output, Output::Count);
+        match self.add(&mut open, frame, options) {
+            Ok(()) if frame.last => self.message(&open, options),
+            Ok(()) => {
+                self.open = Some(open);
+                Taken::Nothing
+            }
+            Err(broken) => {
+                self.lines.truncate(open.start);
+                Taken::Broken(broken)
+            }
+        }
+    }
+
+    /// Adds a piece to its message.
+    fn add(&mut self, open: &mut Open, frame: Frame<'_>, options: &Options) -> Result<(), Broken> {
+        open.bytes += frame.len() as u64;
+        if open.bytes > options.message_bytes_max as u64 {
+            return Err(Broken::too_long());
+        }
+        // Who only counts looks at no payload, and learns of none that is no text.
+        if options.only_counts() && self.dialogue.is_none() {
+            return Ok(());
+        }
+        frame.append_to(&mut self.lines);
+        if open.kind == Kind::Text {
+            let unknown = &self.lines[open.start + open.text_bytes..];
+            open.text_bytes += match std::str::from_utf8(unknown) {
+                Ok(text) => text.len(),
+                // A character may go on in the next piece.
+                Err(error) if error.error_len().is_none() && !frame.last => error.valid_up_to(),
+                Err(_) => return Err(Broken::text("text that is no UTF-8")),
+            };
+        }
+        Ok(())
+    }
+
+    /// Handles a whole message, which is the end of the lines.
+    fn message(&mut self, open: &Open, options: &Options) -> Taken {
+        let payload = &self.lines[open.start..];
         let look_for = options.faults.break_on.as_deref();
-        if !counting || look_for.is_some() || self.dialogue.is_some() {
-            frame.append_to(&mut self.lines);
-        }
-        if !frame.last {
-            self.open = Some((start, bytes, kind));
-            return Taken::Nothing;
-        }
-        if look_for.is_some_and(|wanted| memmem::find(&self.lines[start..], wanted).is_some()) {
-            self.lines.truncate(start);
+        if look_for.is_some_and(|wanted| memmem::find(payload, wanted).is_some()) {
+            self.lines.truncate(open.start);
             return Taken::Offence;
         }
         let heard = self
             .dialogue
             .as_mut()
-            .map(|dialogue| dialogue.hear(kind, &self.lines[start..]));
+            .map(|dialogue| dialogue.hear(open.kind, payload));
         if !matches!(heard, None | Some(Ok(Message::Data))) {
-            self.lines.truncate(start);
+            self.lines.truncate(open.start);
             return match heard {
                 Some(Err(wrong)) => Taken::Wrong(wrong),
                 _ => Taken::Nothing,
             };
         }
-        if counting {
-            self.lines.truncate(start);
+        #[cfg(test)]
+        if options.ack == Ack::Echo {
+            push_header(&mut self.answers, open.kind.opcode(), payload.len());
+            self.answers.extend_from_slice(payload);
+        }
+        if matches!(options.output, Output::Count) {
+            self.lines.truncate(open.start);
         } else {
             self.lines.push(b'\n');
         }
@@ -135,7 +204,7 @@ impl Desk {
             let reply = format!("{{\"received\":{}}}", self.messages);
             self.answer(0x1, reply.as_bytes());
         }
-        Taken::Message(bytes)
+        Taken::Message(open.bytes)
     }
 
     fn answer(&mut self, opcode: u8, payload: &[u8]) {
@@ -146,10 +215,10 @@ impl Desk {
     pub(super) fn take_lines(&mut self) -> Vec<u8> {
         match &mut self.open {
             None => std::mem::take(&mut self.lines),
-            Some((start, ..)) => {
-                let open = self.lines.split_off(*start);
-                *start = 0;
-                std::mem::replace(&mut self.lines, open)
+            Some(open) => {
+                let coming = self.lines.split_off(open.start);
+                open.start = 0;
+                std::mem::replace(&mut self.lines, coming)
             }
         }
     }
@@ -157,6 +226,23 @@ impl Desk {
     /// What is to be answered.
     pub(super) fn take_answers(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.answers)
+    }
+}
+
+/// The rules of what a Close says.
+fn check_close(payload: &[u8]) -> Result<(), Broken> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return match payload {
+            [] => Ok(()),
+            _ => Err(Broken::rule("a Close with half a code")),
+        };
+    };
+    if !CloseCode::from(u16::from_be_bytes(*code)).is_allowed() {
+        return Err(Broken::rule("a Close with a code that is none"));
+    }
+    match std::str::from_utf8(reason) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Broken::text("a Close with a reason that is no UTF-8")),
     }
 }
 

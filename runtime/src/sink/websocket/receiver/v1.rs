@@ -6,15 +6,19 @@
 
 use std::io::{self, Write as _};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio_util::sync::CancellationToken;
 
+use crate::port::news::News;
 use crate::sink::framing::push_header;
 use crate::sink::websocket::kept::{Kept, KeptError};
 use crate::sink::websocket::protocol::{
     Heard, Hello, Kind, Place, Receiver, Request, Wanted, Wrong,
 };
+
+/// How often in a minute it is told that senders cannot go on, each of which is another thing to know.
+const TOLD_MAX: u32 = 10;
 
 /// See the module.
 pub(super) struct Book(Mutex<Pages>);
@@ -26,6 +30,7 @@ struct Pages {
     stream: Option<String>,
     /// The connection that writes.
     holder: CancellationToken,
+    breaks: Arc<Mutex<News>>,
 }
 
 /// Why a connection cannot go on.
@@ -48,6 +53,7 @@ impl Book {
             place,
             stream,
             holder: CancellationToken::new(),
+            breaks: Arc::new(Mutex::new(News::told(TOLD_MAX))),
         })))
     }
 
@@ -65,6 +71,7 @@ impl Book {
             stream: pages.stream.clone(),
             from: None,
             taken,
+            breaks: Arc::clone(&pages.breaks),
         }
     }
 
@@ -107,6 +114,8 @@ pub(super) struct Dialogue {
     from: Option<Place>,
     /// Cancelled when a newer connection writes.
     pub(super) taken: CancellationToken,
+    /// Breaks of the stream, of all connections.
+    breaks: Arc<Mutex<News>>,
 }
 
 /// What a message of the sender is.
@@ -129,7 +138,7 @@ impl Dialogue {
         match self.receiver.hear(kind, payload)? {
             Heard::Data => return Ok(Message::Data),
             Heard::Hello(hello) => self.greet(hello)?,
-            Heard::Gap(lost) => tell(lost),
+            Heard::Gap(lost) => self.tell(lost),
             Heard::Bye(_) | Heard::Mark | Heard::Life => {}
         }
         Ok(Message::Control)
@@ -141,30 +150,39 @@ impl Dialogue {
                 "the file is of the stream `{stream}`, not `{}`",
                 hello.stream
             );
-            tracing::error!("{words}; give another --out");
+            if self.is_news() {
+                tracing::error!("{words}; give another --out");
+            }
             return Err(Wrong(words));
         }
         if !hello.resumed {
-            tell(hello.lost);
+            self.tell(hello.lost);
         }
         self.from = self.receiver.place().cloned();
         self.stream = Some(hello.stream);
         Ok(())
     }
 
+    fn is_news(&self) -> bool {
+        self.breaks.lock().expect("nobody panics with it").is_news()
+    }
+
+    /// Tells what the sender could not do.
+    fn tell(&self, lost: Option<u64>) {
+        if !self.is_news() {
+            return;
+        }
+        let lost = lost.map_or("an unknown number of".to_owned(), |lost| lost.to_string());
+        tracing::warn!(
+            "the sender does not go on where this receiver stands: {lost} records are missing, and others \
+             may come twice (told {TOLD_MAX} times a minute at most)"
+        );
+    }
+
     /// Behind which frame it is, once the sender has said where it starts.
     fn place(&self) -> Option<&Place> {
         self.receiver.place().filter(|_| self.from.is_some())
     }
-}
-
-/// What the sender could not do.
-fn tell(lost: Option<u64>) {
-    let lost = lost.map_or("an unknown number of".to_owned(), |lost| lost.to_string());
-    tracing::warn!(
-        "the sender does not go on where this receiver stands: {lost} records are missing, and others may \
-         come twice"
-    );
 }
 
 /// Appends an acknowledgement.
