@@ -120,14 +120,15 @@ fn curl(test: &str, url: &str, arguments: &[&str]) -> Option<(u16, String)> {
     Some((status.parse().expect("a status"), body.to_owned()))
 }
 
+/// One bad record of one sender ends no run, although nothing keeps it and nothing says `on_error`.
 #[test]
-fn curl_is_told_what_became_of_each_record() {
+fn i2_curl_is_told_what_became_of_each_record() {
     let test = "curl_is_told";
     let folder = Folder::new();
     let (at, publish) = (free_address(), free_address());
     let plugin = pipelines::plugin("hostile");
     let processors = format!(
-        "processors:\n  - driver: wasm\n    config:\n      plugin: {}\n      config: {{ does: reject, when: bad }}\n      on_error: drop\n",
+        "processors:\n  - driver: wasm\n    config:\n      plugin: {}\n      config: {{ does: reject, when: bad }}\n",
         plugin.display()
     );
     posted(&folder, at, &["body_max: 1KiB"], publish, &processors);
@@ -143,6 +144,15 @@ fn curl_is_told_what_became_of_each_record() {
     let told: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!([&told["records"], &told["accepted"]], [3, 2], "{body}");
     assert_eq!(told["rejected"][0]["index"], 1, "{body}");
+    folder.write("no_text", b"a\n\xff\nb\n");
+    let no_text = format!("@{}", folder.path("no_text").display());
+    let lines = ["--header", "Content-Type: application/x-ndjson"];
+    let no_text = [&lines[..], &["--data-binary", &no_text]].concat();
+    let (status, body) = curl(test, &url, &no_text).expect("it was here");
+    assert_eq!(status, 200, "{body}");
+    let told: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!([&told["records"], &told["accepted"]], [3, 2], "{body}");
+    assert_eq!(told["rejected"][0]["index"], 1, "{body}");
     let ask = |arguments: &[&str]| curl(test, &url, arguments).expect("it was here").0;
     assert_eq!(ask(&["--data", "a=b"]), 415);
     assert_eq!(ask(&[&json[..], &["--data", "{"]].concat()), 400);
@@ -151,7 +161,9 @@ fn curl_is_told_what_became_of_each_record() {
     assert_eq!(ask(&[&text[..], &["--data", &long]].concat()), 413);
     assert_eq!(ask(&[]), 405);
     run.signal(Signal::Terminate);
-    run.wait().expect(0);
+    let ended = run.wait().expect(0);
+    let account = ["published", "dropped", "invalid UTF-8"].map(|name| ended.account(name));
+    assert_eq!(account, [4, 2, 1]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::journal::disk::{self, Disk};
 use crate::journal::memory::{Memory, Retention};
 use crate::journal::{Journal, Position};
 use crate::metrics::Metrics;
-use crate::plugin::{ChainPlan, Host};
+use crate::plugin::{ChainPlan, Host, OnError};
 use crate::sink::framing::Framing;
 use crate::sink::{Delivery, Poisoned, Sink, SinkContext, Stop};
 use crate::source::{Source, SourceContext};
@@ -46,6 +46,8 @@ pub struct Pipeline {
     pub(super) confirmed: watch::Receiver<Position>,
     pub(super) poisoned: mpsc::Receiver<Poisoned>,
     pub(super) failover: Option<OpenFailover>,
+    /// What becomes of a record that cannot be framed.
+    pub(super) unframed: OnError,
     pub(super) stop: Stop,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -110,6 +112,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         .await?;
     Ok(Pipeline {
         replayable: plan.source.replayable(),
+        unframed: OnError::unless_said(failover.is_some(), plan.source.tells_senders()),
         service: plan.service,
         source,
         chain,

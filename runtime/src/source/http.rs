@@ -206,6 +206,11 @@ impl SourcePlan for Plan {
         Some(words.to_owned())
     }
 
+    /// In `rejected` of the answer.
+    fn tells_senders(&self) -> bool {
+        true
+    }
+
     fn asks_for_credentials(&self) -> bool {
         self.port.asks
     }

@@ -81,6 +81,11 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Whether whoever sent a record is told that it did not come through ([`Committer::failed`]).
+    fn tells_senders(&self) -> bool {
+        false
+    }
+
     /// Whether those who feed it have to show a credential of the stream.
     fn asks_for_credentials(&self) -> bool {
         false
