@@ -227,6 +227,10 @@ fn i1_what_is_not_safe_is_never_answered_200() {
     folder.write("pipeline.yaml", text);
     let mut run = wirefall(["run".as_ref(), file.as_os_str()]);
     run.wait_for_line("post    ");
+    let check = ["check".as_ref(), "--connect".as_ref(), file.as_os_str()];
+    let checked = wirefall(check).wait().expect(3).stdout;
+    let taken = "failed source, listen: cannot listen on";
+    assert!(checked.contains(taken), "{checked}");
     let url = format!("http://{at}/v1/ingest/test");
     let post = move || {
         let text = ["--header", "Content-Type: text/plain", "--data", "a"];

@@ -10,6 +10,7 @@ pub mod door;
 pub mod gate;
 pub mod hosts;
 pub mod keys;
+pub mod probe;
 pub mod tls;
 pub mod visitors;
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
-use crate::driver::{BoxFuture, Driver, Problem, Reread};
+use crate::driver::{BoxFuture, Driver, ProbeStep, Problem, Reread};
 use crate::record::{Batch, Partition};
 
 mod file;
@@ -99,6 +99,12 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
     /// What in its config may not do what it seems to.
     fn warnings(&self) -> Vec<Problem> {
         Vec::new()
+    }
+
+    /// Reaches for whom it reads from, or opens what it listens on, and tells layer by layer what happened
+    /// (`check --connect`). Nothing for a source that does neither.
+    fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
+        Box::pin(async { Vec::new() })
     }
 
     /// Opens it where the last commit left off.
