@@ -74,7 +74,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         None => None,
     };
     let delivery = plan.sink.delivery();
-    let journal = open_journal(&plan.journal, delivery, fresh).await?;
+    let journal = open_journal(&plan.journal, delivery, fresh, framing.carrier.words()).await?;
     let marks = *journal.marks().borrow();
     let from = match delivery {
         Delivery::Published => marks.head,
@@ -138,6 +138,7 @@ async fn open_journal(
     plan: &JournalPlan,
     delivery: Delivery,
     fresh: bool,
+    frames: &'static str,
 ) -> Result<Arc<dyn Journal>, RunError> {
     let history = delivery == Delivery::Published;
     let Some(disk) = &plan.disk else {
@@ -154,6 +155,7 @@ async fn open_journal(
         history,
         sync: disk.sync,
         fresh,
+        frames,
     };
     let opened = tokio::task::spawn_blocking(|| Disk::open(options)).await;
     Ok(Arc::new(opened.expect("opening does not panic")?))
