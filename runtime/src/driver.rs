@@ -37,6 +37,17 @@ pub struct Driver<P: 'static> {
     pub ignored_keys: &'static [&'static str],
 }
 
+/// One layer of a probe: `tcp`, `tls`, `http`, …
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ProbeStep {
+    /// The layer.
+    pub layer: &'static str,
+    /// Whether it worked.
+    pub ok: bool,
+    /// What was seen, secrets redacted.
+    pub detail: String,
+}
+
 /// What a check may know beside its own config.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {

@@ -30,6 +30,11 @@ pub struct Metrics {
     pub behind_skipped: Counter,
     /// Records that subscribers lost in either way, each once for everyone who lost it.
     pub records_lost: Counter,
+    /// Times that a subscriber was told at its start that records are missing.
+    pub late: Counter,
+    /// The missing records, as far as it is known how many: what a subscriber fell behind and was
+    /// disconnected for is among them where it comes back, and in `records_lost`.
+    pub records_missed: Counter,
     /// Times that a name held the journal for longer than `on_lag.deadline`.
     pub holds_expired: Counter,
     /// Sessions that ended because another took their name.

@@ -14,8 +14,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use wirefall::driver::Facts;
+use wirefall::driver::ProbeStep;
+use wirefall::sink::SinkPlan;
 use wirefall::sink::websocket::DRIVER;
-use wirefall::sink::{ProbeStep, SinkPlan};
 
 fn plan(config: Value) -> Box<dyn SinkPlan> {
     let facts = Facts {

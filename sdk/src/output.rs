@@ -184,6 +184,17 @@ impl<K: AsRef<[u8]>> Keyed<'_, K> {
         self.with(|out| out.bytes(bytes))
     }
 
+    /// As [`Output::build`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn build(
+        self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), Reject>,
+    ) -> Result<(), Reject> {
+        self.with(|out| out.build(write))
+    }
+
     fn with(self, emit: impl FnOnce(&mut Output) -> Result<(), Reject>) -> Result<(), Reject> {
         let Self { out, key } = self;
         emit(out)?;

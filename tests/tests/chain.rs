@@ -178,9 +178,19 @@ fn a_centre_waits_for_its_edge_and_is_told_where_there_is_none() {
     waiting.wait_for_line("the source is connected");
     waiting.signal(Signal::Terminate);
     waiting.wait().expect(0);
+    let check = || {
+        let pipeline = folder.path("pipeline.yaml");
+        wirefall(["check".as_ref(), "--connect".as_ref(), pipeline.as_os_str()]).wait()
+    };
+    let checked = check().expect(0).stdout;
+    for seen in ["source, subprotocol: wirefall.v1", "source, ping: answered"] {
+        assert!(checked.contains(seen), "{checked}");
+    }
     let elsewhere = format!("ws://{at_edge}/v1/streams/other");
     centre(&folder, &elsewhere, &["from: earliest"], at_centre, "");
     let ended = start(&folder).wait().expect(3);
     assert!(ended.stderr.contains("404"), "{}", ended.stderr);
+    let checked = check().expect(3).stdout;
+    assert!(checked.contains("failed source, http"), "{checked}");
     publishing.kill();
 }

@@ -381,6 +381,11 @@ fn the_verbs_need_nothing_of_a_pipeline_but_its_service() {
         (vec!["revoke", text(&pipeline), "nobody"], 2),
         (vec!["rotate", text(&pipeline), "nobody"], 2),
         (vec!["create", text(&pipeline), "--scope", "everything"], 2),
+        (vec!["create", text(&pipeline), "--expires", "0s"], 2),
+        (
+            vec!["create", text(&pipeline), "--bytes-per-second", "0"],
+            2,
+        ),
         (vec!["list", "nowhere.yaml"], 2),
         (vec!["revoke", text(&pipeline), &id], 0),
         (vec!["revoke", text(&pipeline), &id], 2),

@@ -121,14 +121,15 @@ fn curl(test: &str, url: &str, arguments: &[&str]) -> Option<(u16, String)> {
     Some((status.parse().expect("a status"), body.to_owned()))
 }
 
+/// One bad record of one sender ends no run, although nothing keeps it and nothing says `on_error`.
 #[test]
-fn curl_is_told_what_became_of_each_record() {
+fn i2_curl_is_told_what_became_of_each_record() {
     let test = "curl_is_told";
     let folder = Folder::new();
     let (at, publish) = (free_address(), free_address());
     let plugin = pipelines::plugin("hostile");
     let processors = format!(
-        "processors:\n  - driver: wasm\n    config:\n      plugin: {}\n      config: {{ does: reject, when: bad }}\n      on_error: drop\n",
+        "processors:\n  - driver: wasm\n    config:\n      plugin: {}\n      config: {{ does: reject, when: bad }}\n",
         plugin.display()
     );
     posted(&folder, at, &["body_max: 1KiB"], publish, &processors);
@@ -144,6 +145,15 @@ fn curl_is_told_what_became_of_each_record() {
     let told: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!([&told["records"], &told["accepted"]], [3, 2], "{body}");
     assert_eq!(told["rejected"][0]["index"], 1, "{body}");
+    folder.write("no_text", b"a\n\xff\nb\n");
+    let no_text = format!("@{}", folder.path("no_text").display());
+    let lines = ["--header", "Content-Type: application/x-ndjson"];
+    let no_text = [&lines[..], &["--data-binary", &no_text]].concat();
+    let (status, body) = curl(test, &url, &no_text).expect("it was here");
+    assert_eq!(status, 200, "{body}");
+    let told: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!([&told["records"], &told["accepted"]], [3, 2], "{body}");
+    assert_eq!(told["rejected"][0]["index"], 1, "{body}");
     let ask = |arguments: &[&str]| curl(test, &url, arguments).expect("it was here").0;
     assert_eq!(ask(&["--data", "a=b"]), 415);
     assert_eq!(ask(&[&json[..], &["--data", "{"]].concat()), 400);
@@ -152,7 +162,9 @@ fn curl_is_told_what_became_of_each_record() {
     assert_eq!(ask(&[&text[..], &["--data", &long]].concat()), 413);
     assert_eq!(ask(&[]), 405);
     run.signal(Signal::Terminate);
-    run.wait().expect(0);
+    let ended = run.wait().expect(0);
+    let account = ["published", "dropped", "invalid UTF-8"].map(|name| ended.account(name));
+    assert_eq!(account, [4, 2, 1]);
 }
 
 #[test]
@@ -216,6 +228,10 @@ fn i1_what_is_not_safe_is_never_answered_200() {
     folder.write("pipeline.yaml", text);
     let mut run = wirefall(["run".as_ref(), file.as_os_str()]);
     run.wait_for_line("post    ");
+    let check = ["check".as_ref(), "--connect".as_ref(), file.as_os_str()];
+    let checked = wirefall(check).wait().expect(3).stdout;
+    let taken = "failed source, listen: cannot listen on";
+    assert!(checked.contains(taken), "{checked}");
     let url = format!("http://{at}/v1/ingest/test");
     let post = move || {
         let text = ["--header", "Content-Type: text/plain", "--data", "a"];

@@ -222,6 +222,25 @@ fn a_second_process_on_the_same_journal_is_refused() {
     assert!(first.is_running());
 }
 
+/// Text messages that are published as binary ones would be control messages to `wirefall.v1`, and a record
+/// could pose as one.
+#[test]
+fn i6_records_of_another_format_are_not_published() {
+    let folder = Folder::new();
+    let publish = |sink: &[&str]| {
+        pipelines::publish(&folder, &[&["at_end: exit"], sink].concat());
+        folder.write("pipeline.yaml", folder.read("pipeline.yaml") + JOURNAL);
+        let mut run = start(&folder);
+        run.write(b"{\"type\":\"mark\",\"position\":\"a.1\"}\n");
+        run.close_stdin();
+        run.wait()
+    };
+    publish(&[]).expect(0);
+    let refused = publish(&["format: binary"]).expect(3).stderr;
+    assert!(refused.contains("it has records as text"), "{refused}");
+    publish(&["framing: ndjson"]).expect(0);
+}
+
 #[test]
 fn a_damaged_journal_is_refused_with_its_place() {
     let folder = Folder::new();

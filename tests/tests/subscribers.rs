@@ -196,6 +196,12 @@ fn subscribe_says_what_is_wrong() {
         ended.stderr
     );
 
+    let ended = wirefall(["subscribe", "ws://localhost/", "--key", ""]).wait();
+    assert!(
+        ended.expect(2).stderr.contains("1 to 256 bytes"),
+        "before it dials"
+    );
+
     let folder = Folder::new();
     let (_run, url) = run(&folder, &[]);
     let ended = wirefall(["subscribe", &url.replace("streams/", "stream/")])

@@ -6,6 +6,7 @@
 mod compare;
 mod fields;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use wirefall_sdk::prelude::*;
@@ -27,6 +28,10 @@ pub struct Config {
     /// New names for fields, after `keep` and `drop`.
     #[serde(default)]
     rename: BTreeMap<String, String>,
+    /// The field of the record, before `keep`, `drop` and `rename`, that is its key: what subscribers ask
+    /// for with `keys`. A text, number or truth value; a record without it, or with null there, has no key.
+    #[serde(default)]
+    key: Option<String>,
     /// Only records for which all of these hold go on.
     #[serde(default, rename = "where")]
     conditions: Vec<Comparison>,
@@ -37,6 +42,7 @@ pub struct JsonSelect {
     keep: Vec<Path>,
     drop: BTreeSet<String>,
     rename: BTreeMap<String, String>,
+    key: Option<Path>,
     conditions: Vec<(Path, Comparison)>,
 }
 
@@ -73,6 +79,7 @@ impl Formatter for JsonSelect {
             keep,
             drop: config.drop,
             rename: config.rename,
+            key: config.key.as_deref().map(Path::new),
         })
     }
 
@@ -83,7 +90,11 @@ impl Formatter for JsonSelect {
                 return Ok(());
             }
         }
-        out.build(|bytes| {
+        let key = match &self.key {
+            Some(path) => Some(path.find(&fields)?.map_or(Ok(Cow::Borrowed("")), key)?),
+            None => None,
+        };
+        let write = |bytes: &mut Vec<u8>| {
             let mut first = true;
             let mut write = |name: &str, value: &str| -> Result<(), Reject> {
                 bytes.push(if first { b'{' } else { b',' });
@@ -107,7 +118,22 @@ impl Formatter for JsonSelect {
             }
             bytes.extend_from_slice(if first { b"{}" } else { b"}" });
             Ok(())
-        })
+        };
+        match key {
+            Some(key) => out.keyed(&*key).build(write),
+            None => out.build(write),
+        }
+    }
+}
+
+/// The key that a value is: a text without its quotes and escapes, anything else as it is written. An empty
+/// one is none.
+fn key(value: &str) -> Result<Cow<'_, str>, Reject> {
+    match value.as_bytes().first() {
+        Some(b'n') => Ok(Cow::Borrowed("")),
+        Some(b'"') => Ok(Cow::Owned(wirefall_sdk::serde_json::from_str(value)?)),
+        Some(b'{' | b'[') => Err(Reject::new("the key is an object or an array")),
+        _ => Ok(Cow::Borrowed(value)),
     }
 }
 
@@ -169,6 +195,24 @@ mod tests {
             let config = format!(r#"{{"keep":["a"],"where":[{condition}]}}"#);
             let frames: &[&str] = if holds { &[r#"{"a":1.50}"#] } else { &[] };
             check(&config, frames);
+        }
+    }
+
+    #[test]
+    fn a_field_is_the_key() {
+        for (field, key) in [
+            ("f", Some("A")),
+            ("a", Some("1.50")),
+            ("/b/c/1", Some("x/y")),
+            ("z", Some("")),
+            ("/b/d~1e", Some("")),
+            ("b", None), // no key, so rejected
+        ] {
+            let config = format!(r#"{{"keep":["a"],"key":"{field}"}}"#);
+            let run = wirefall_sdk::testing::run::<JsonSelect>(&config, RECORD).unwrap();
+            let keys = run.outputs.iter().map(|frame| frame.key.as_deref());
+            let expected = key.map(|key| Some(key.as_bytes()));
+            assert!(keys.eq(expected), "{field}: {run:?}");
         }
     }
 

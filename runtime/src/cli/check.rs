@@ -12,15 +12,15 @@ use serde_json::json;
 
 use super::{Exit, Globals};
 use crate::config::{self, Diagnostic, Environment, FILE_BYTES_MAX, Plan, PluginFacts, Severity};
+use crate::driver::ProbeStep;
 use crate::plugin::{Cache, PluginError, PluginErrorKind, describe, resolve, try_config};
-use crate::sink::ProbeStep;
 
 /// Arguments of `wirefall check`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The pipeline file
     pub file: PathBuf,
-    /// Dial the sink with its headers and tell what happens at each layer
+    /// Dial or open what the sink and the source need, and tell what happens at each layer
     #[arg(long)]
     pub connect: bool,
 }
@@ -42,22 +42,22 @@ pub fn run(args: Args, globals: &Globals) -> anyhow::Result<Exit> {
         Ok(plan) => plan,
         Err(exit) => return Ok(exit),
     };
-    let steps = if args.connect {
+    let probed = if args.connect {
         probe(&plan)?
     } else {
-        Vec::new()
+        Probed::default()
     };
     if globals.json {
-        print_json(&plan, &steps);
+        print_json(&plan, &probed);
     } else {
         tell!("{} is right", plan.file.display());
         tell_part!("{}", summary(&plan));
-        for step in &steps {
+        for (whose, step) in probed.steps() {
             let mark = if step.ok { "ok    " } else { "failed" };
-            tell!("  {mark} {}: {}", step.layer, step.detail);
+            tell!("  {mark} {whose}{}: {}", step.layer, step.detail);
         }
     }
-    if steps.iter().all(|step| step.ok) {
+    if probed.steps().all(|(_, step)| step.ok) {
         Ok(Exit::Done)
     } else {
         Ok(Exit::Environment)
@@ -162,11 +162,31 @@ pub(super) fn print(diagnostics: &[Diagnostic], globals: &Globals, told: &mut dy
     let _ = told.write_all(text.as_bytes());
 }
 
-fn probe(plan: &Plan) -> anyhow::Result<Vec<ProbeStep>> {
+/// What was seen of both ends.
+#[derive(Default)]
+struct Probed {
+    source: Vec<ProbeStep>,
+    sink: Vec<ProbeStep>,
+}
+
+impl Probed {
+    /// All of it, each with the words before its layer.
+    fn steps(&self) -> impl Iterator<Item = (&'static str, &ProbeStep)> {
+        let source = self.source.iter().map(|step| ("source, ", step));
+        source.chain(self.sink.iter().map(|step| ("", step)))
+    }
+}
+
+fn probe(plan: &Plan) -> anyhow::Result<Probed> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    Ok(runtime.block_on(plan.sink.probe()))
+    Ok(runtime.block_on(async {
+        Probed {
+            source: plan.source.probe().await,
+            sink: plan.sink.probe().await,
+        }
+    }))
 }
 
 /// What the pipeline is and promises, for a person.
@@ -193,7 +213,7 @@ pub(super) fn summary(plan: &Plan) -> String {
     text
 }
 
-fn print_json(plan: &Plan, steps: &[ProbeStep]) {
+fn print_json(plan: &Plan, probed: &Probed) {
     let processors: Vec<_> = plan
         .plugins
         .iter()
@@ -209,7 +229,8 @@ fn print_json(plan: &Plan, steps: &[ProbeStep]) {
             "sink": plan.sink.describe(),
             "failover": plan.failover.as_ref().map(|failover| failover.describe()),
             "delivery": plan.guarantees(),
-            "connect": steps,
+            "connect": probed.sink,
+            "connect_source": probed.source,
         })
     );
 }

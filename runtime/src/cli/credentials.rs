@@ -5,6 +5,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -75,19 +76,28 @@ struct Create {
     #[arg(long, value_delimiter = ',', default_value = "subscribe", value_parser = scope)]
     scope: Vec<Scope>,
     /// How long it is good; for ever if not given
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", value_parser = some::<Span>)]
     expires: Option<Span>,
     /// Most sessions at a time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     sessions: Option<u32>,
-    /// Most bytes a second, all of its sessions together
-    #[arg(long, value_name = "SIZE")]
+    /// Most bytes a second that are sent to it, all of its sessions together
+    #[arg(long, value_name = "SIZE", value_parser = some::<ByteSize>)]
     bytes_per_second: Option<ByteSize>,
 }
 
 fn scope(text: &str) -> Result<Scope, String> {
     let named = Scope::ALL.into_iter().find(|scope| scope.name() == text);
     named.ok_or_else(|| "there are subscribe, ingest and operate".to_owned())
+}
+
+/// More than nothing: a credential that ends at once, or may be sent nothing, is a slip.
+fn some<T: FromStr<Err: ToString> + Default + PartialEq>(text: &str) -> Result<T, String> {
+    let value = text.parse().map_err(|error: T::Err| error.to_string())?;
+    match value == T::default() {
+        true => Err("it must be more than 0".to_owned()),
+        false => Ok(value),
+    }
 }
 
 /// Runs the verb.
@@ -140,7 +150,7 @@ impl Create {
             lifetime: self.expires.map(|expires| expires.0),
             limits: Limits {
                 sessions: self.sessions,
-                bytes_per_second: self.bytes_per_second.map(|size| size.0.max(1)),
+                bytes_per_second: self.bytes_per_second.map(|size| size.0),
             },
         }
     }

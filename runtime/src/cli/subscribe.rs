@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use self::printer::Printer;
 use super::{Exit, Globals};
 use crate::files;
-use crate::sink::websocket::protocol::{From, Keys, Wanted, is_name};
+use crate::sink::websocket::protocol::{From, KEY_BYTES_MAX, Keys, Wanted, is_name};
 use crate::sink::websocket::subscription::{Event, SubscribeError, Subscription};
 use crate::units::Secret;
 
@@ -33,6 +33,7 @@ Examples:
 
 With --out FILE the place in the stream is kept in FILE.place: started again, it goes on with the
 record that follows, each exactly once. Without FILE.place, FILE is begun anew.
+Other keys need another FILE.
 
 A proxy of the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY) is gone through, but to this machine.
 
@@ -49,7 +50,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", value_parser = name)]
     name: Option<String>,
     /// Only records with this key; may be given several times
-    #[arg(long = "key", value_name = "KEY")]
+    #[arg(long = "key", value_name = "KEY", value_parser = key)]
     keys: Vec<String>,
     /// Print how many records came instead of the records
     #[arg(long)]
@@ -76,6 +77,13 @@ fn name(text: &str) -> Result<String, &'static str> {
     match is_name(text) {
         true => Ok(text.to_owned()),
         false => Err("a name is 1 to 64 of the characters A-Z a-z 0-9 . - _"),
+    }
+}
+
+fn key(text: &str) -> Result<String, String> {
+    match (1..=KEY_BYTES_MAX).contains(&text.len()) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("a key has 1 to {KEY_BYTES_MAX} bytes")),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::driver::{Driver, Facts, Problem, Reread, within};
 use crate::failover;
 use crate::files;
 use crate::journal::disk::Sync;
+use crate::plugin::OnError;
 use crate::port::keys::{Address, local_address};
 use crate::sink;
 use crate::source;
@@ -159,7 +160,9 @@ impl Checker {
                 .as_ref()
                 .and_then(|failover| failover.as_ref()?.0.writes()),
         );
-        let processors = self.processors(&mut file, &folder, has_failover, plugins);
+        let sender_is_told = source.as_ref().is_some_and(|(s, _)| s.tells_senders());
+        let unless_said = OnError::unless_said(has_failover, sender_is_told);
+        let processors = self.processors(&mut file, &folder, unless_said, plugins);
         let journal = match file.get_mut("journal") {
             None => Some(Journal::default()),
             Some(value) => self.journal(value.take()),

@@ -247,7 +247,7 @@ pub(super) struct Wasm {
     )]
     pub(super) config: Value,
     /// What becomes of a record that the plugin rejects or fails on; `failover` where the pipeline
-    /// has one, `stop` otherwise.
+    /// has one, `drop` where whoever sent it is told (source `http`), `stop` otherwise.
     #[serde(default)]
     pub(super) on_error: Option<OnErrorName>,
     /// Bounds on what one instance may use.

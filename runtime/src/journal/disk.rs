@@ -71,6 +71,8 @@ pub struct Options {
     pub sync: Sync,
     /// Forget how far the sources were; the records stay.
     pub fresh: bool,
+    /// What the frames are, in words: what is there as something else cannot be read on as this.
+    pub frames: &'static str,
 }
 
 /// A journal on disk. Dropping it without [`finish`](Journal::finish) is a crash to it.

@@ -164,6 +164,16 @@ impl Page {
                 &metrics.records_lost,
             ),
             (
+                "subscribers_late_total",
+                "Times that a subscriber was told at its start that records are missing.",
+                &metrics.late,
+            ),
+            (
+                "records_missed_total",
+                "The records that were missing then, as far as it is known how many; those of a subscriber that was disconnected for falling behind are among them once it comes back.",
+                &metrics.records_missed,
+            ),
+            (
                 "names_expired_total",
                 "Times that a name held the journal for longer than `on_lag.deadline`.",
                 &metrics.holds_expired,

@@ -24,7 +24,7 @@ pub struct Account {
     pub filtered: u64,
     /// Safe in the failover.
     pub failed_over: u64,
-    /// Dropped because the configuration says so.
+    /// Dropped because the configuration says so, or because whoever sent it was told that it is rejected.
     pub dropped: u64,
     /// None of these: the source still has them, or the journal has, for the next run.
     pub unconfirmed: u64,

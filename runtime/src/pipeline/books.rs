@@ -43,6 +43,8 @@ pub(super) struct Beginning {
     pub(super) start: Checkpoint,
     pub(super) committer: Box<dyn Committer>,
     pub(super) failover: Option<OpenFailover>,
+    /// What becomes of a record that cannot be framed.
+    pub(super) unframed: OnError,
     pub(super) chain: Arc<ChainPlan>,
     pub(super) framing: Framing,
     pub(super) kept: Option<Cursor>,
@@ -54,6 +56,7 @@ pub(super) struct Books {
     chain: Arc<ChainPlan>,
     windows: Vec<Option<Window>>,
     failover: Option<OpenFailover>,
+    unframed: OnError,
     pub(super) framer: Framer,
     ledger: Ledger,
     /// Batches whose last output is not appended yet, each with the position that ends it.
@@ -85,6 +88,7 @@ impl Books {
             start,
             committer,
             failover,
+            unframed,
             chain,
             framing,
             kept,
@@ -95,6 +99,7 @@ impl Books {
             windows: chain.tolerance.iter().map(|t| t.map(Window::new)).collect(),
             chain,
             failover,
+            unframed,
             framer: Framer::new(framing, head),
             ledger: Ledger::carried_in(from, head),
             unappended: VecDeque::new(),
@@ -197,12 +202,11 @@ impl Books {
         ends.into_iter().min_by_key(|(input, _)| *input)
     }
 
-    /// What a failure at `at` costs. What cannot be framed goes to the failover where there is one.
+    /// What a failure at `at` costs.
     fn policy(&self, at: FailedAt) -> OnError {
-        match (at, &self.failover) {
-            (FailedAt::Plugin(stage), _) => self.chain.on_error[stage],
-            (FailedAt::Framing, Some(_)) => OnError::Failover,
-            (FailedAt::Framing, None) => OnError::Stop,
+        match at {
+            FailedAt::Plugin(stage) => self.chain.on_error[stage],
+            FailedAt::Framing => self.unframed,
         }
     }
 

@@ -16,7 +16,7 @@ use crate::journal::disk::{self, Disk};
 use crate::journal::memory::{Memory, Retention};
 use crate::journal::{Journal, Position};
 use crate::metrics::Metrics;
-use crate::plugin::{ChainPlan, Host};
+use crate::plugin::{ChainPlan, Host, OnError};
 use crate::sink::framing::Framing;
 use crate::sink::{Delivery, Poisoned, Sink, SinkContext, Stop};
 use crate::source::{Source, SourceContext};
@@ -47,6 +47,8 @@ pub struct Pipeline {
     pub(super) confirmed: watch::Receiver<Position>,
     pub(super) poisoned: mpsc::Receiver<Poisoned>,
     pub(super) failover: Option<OpenFailover>,
+    /// What becomes of a record that cannot be framed.
+    pub(super) unframed: OnError,
     pub(super) stop: Stop,
     pub(super) metrics: Arc<Metrics>,
     pub(super) operations: Option<Operations>,
@@ -74,7 +76,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         None => None,
     };
     let delivery = plan.sink.delivery();
-    let journal = open_journal(&plan.journal, delivery, fresh).await?;
+    let journal = open_journal(&plan.journal, delivery, fresh, framing.carrier.words()).await?;
     let marks = *journal.marks().borrow();
     let from = match delivery {
         Delivery::Published => marks.head,
@@ -122,6 +124,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         .await?;
     Ok(Pipeline {
         replayable: plan.source.replayable(),
+        unframed: OnError::unless_said(failover.is_some(), plan.source.tells_senders()),
         service: plan.service,
         source,
         chain,
@@ -148,6 +151,7 @@ async fn open_journal(
     plan: &JournalPlan,
     delivery: Delivery,
     fresh: bool,
+    frames: &'static str,
 ) -> Result<Arc<dyn Journal>, RunError> {
     let history = delivery == Delivery::Published;
     let Some(disk) = &plan.disk else {
@@ -164,6 +168,7 @@ async fn open_journal(
         history,
         sync: disk.sync,
         fresh,
+        frames,
     };
     let opened = tokio::task::spawn_blocking(|| Disk::open(options)).await;
     Ok(Arc::new(opened.expect("opening does not panic")?))

@@ -106,6 +106,7 @@ impl Pipeline {
             start: source.start,
             committer: source.committer,
             failover: self.failover,
+            unframed: self.unframed,
             chain: self.chain,
             framing: self.framing,
             kept: keep.then(|| self.journal.pin(self.from)),

@@ -68,6 +68,20 @@ pub enum OnError {
     Stop,
 }
 
+impl OnError {
+    /// What becomes of it where the pipeline does not say, and of a record that cannot be framed. Where
+    /// nobody keeps it, whoever sent it may be told: then it ends nothing, or one bad record of one
+    /// sender would end the run for all of them.
+    #[must_use]
+    pub fn unless_said(has_failover: bool, sender_is_told: bool) -> Self {
+        match (has_failover, sender_is_told) {
+            (true, _) => Self::Failover,
+            (false, true) => Self::Drop,
+            (false, false) => Self::Stop,
+        }
+    }
+}
+
 /// More than `failures_max` failures among the last `window` records end the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tolerance {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use http_body_util::Full;
 
@@ -42,6 +42,25 @@ pub fn put(answer: &mut Answer, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         answer.headers_mut().insert(name, value);
     }
+}
+
+/// Lets the script of an allowed page, which asks from another origin, read the answer, and post with
+/// these headers. Only where `hosts::allow` has let the origin pass.
+pub fn shared(request: &HeaderMap, mut answer: Answer, headers: &str) -> Answer {
+    if let Some(origin) = request.get(header::ORIGIN) {
+        let allowed = answer.headers_mut();
+        allowed.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        put(&mut answer, header::VARY, "Origin");
+        put(&mut answer, header::ACCESS_CONTROL_ALLOW_METHODS, "POST");
+        put(&mut answer, header::ACCESS_CONTROL_ALLOW_HEADERS, headers);
+        put(
+            &mut answer,
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            "Retry-After",
+        );
+        put(&mut answer, header::ACCESS_CONTROL_MAX_AGE, "600");
+    }
+    answer
 }
 
 /// An answer to come again later.

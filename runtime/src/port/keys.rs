@@ -193,7 +193,8 @@ fn proxies(written: &[String], problems: &mut Vec<Problem>) -> Vec<IpAddr> {
 
 fn wrong_host(index: usize, host: &str) -> Option<Problem> {
     let authority = host.parse::<http::uri::Authority>();
-    let fits = authority.is_ok_and(|authority| !authority.as_str().contains('@'));
+    // Patterns are none: `*.example.com` would be compared as it stands, and let nobody in.
+    let fits = authority.is_ok_and(|authority| !authority.as_str().contains(['@', '*']));
     (!fits).then(|| {
         let message = format!("`{host}` is not a host name");
         Problem::error(format!("/hosts/{index}"), message)
@@ -203,18 +204,25 @@ fn wrong_host(index: usize, host: &str) -> Option<Problem> {
 
 fn wrong_origin(index: usize, origin: &str) -> Option<Problem> {
     let uri: Option<http::Uri> = origin.parse().ok();
+    // It is compared as it stands, so what no browser sends would let nobody in.
     let fits = uri.is_some_and(|uri| {
-        matches!(uri.scheme_str(), Some("https" | "http"))
-            && uri.authority().is_some()
+        let usual = match uri.scheme_str() {
+            Some("https") => 443,
+            Some("http") => 80,
+            _ => return false,
+        };
+        uri.authority().is_some()
+            && uri.port_u16() != Some(usual)
             && matches!(uri.path(), "" | "/")
             && !origin.ends_with('/')
+            && !origin.contains('*')
     });
     (!fits).then(|| {
         Problem::error(
             format!("/origins/{index}"),
             format!("`{origin}` is not a web origin"),
         )
-        .help("write scheme and host as browsers send them: https://dashboard.example.com")
+        .help("write scheme and host, and a port that is not the usual one, as browsers send them: https://dashboard.example.com")
     })
 }
 

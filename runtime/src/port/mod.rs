@@ -12,6 +12,7 @@ pub mod gate;
 pub mod hosts;
 pub mod keys;
 pub mod news;
+pub mod probe;
 pub mod tls;
 pub mod visitors;
 

@@ -47,6 +47,15 @@ pub enum Carrier {
 }
 
 impl Carrier {
+    /// What its frames are, in words: a journal that outlives a run remembers it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Text => "text messages",
+            Self::Binary => "binary messages",
+            Self::Line => "lines",
+        }
+    }
+
     /// The opcode of a frame; a line has none.
     pub fn opcode(self) -> Option<u8> {
         match self {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::driver::{BoxFuture, Driver, Reread};
+use crate::driver::{BoxFuture, Driver, ProbeStep, Reread};
 use crate::journal::{Journal, Position};
 use crate::metrics::Metrics;
 
@@ -72,17 +72,6 @@ pub trait SinkPlan: Send + Sync + fmt::Debug {
     fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
         Box::pin(async { Vec::new() })
     }
-}
-
-/// One layer of a probe: `tcp`, `tls`, `http`, …
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct ProbeStep {
-    /// The layer.
-    pub layer: &'static str,
-    /// Whether it worked.
-    pub ok: bool,
-    /// What was seen, secrets redacted.
-    pub detail: String,
 }
 
 /// An open sink.

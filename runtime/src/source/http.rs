@@ -22,10 +22,11 @@ use self::serve::Server;
 use super::{BatchLimits, Committer, Reader, Source, SourceContext, SourceError, SourcePlan};
 use crate::checkpoint::Checkpoint;
 use crate::credentials::Store;
-use crate::driver::{self, BoxFuture, Driver, Facts, Problem, within};
+use crate::driver::{self, BoxFuture, Driver, Facts, ProbeStep, Problem, within};
 use crate::port::door::Door;
 use crate::port::gate::Gate;
 use crate::port::keys::{Auth, PortPlan, TlsKeys, Written, escape, wrong_path};
+use crate::port::probe::probe;
 use crate::port::tls::Tls;
 use crate::record::{Batch, Column, Partition, Records};
 use crate::units::{ByteSize, Span};
@@ -206,8 +207,17 @@ impl SourcePlan for Plan {
         Some(words.to_owned())
     }
 
+    /// In `rejected` of the answer.
+    fn tells_senders(&self) -> bool {
+        true
+    }
+
     fn asks_for_credentials(&self) -> bool {
         self.port.asks
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
+        Box::pin(async { probe(&self.port) })
     }
 
     fn open(&self, context: SourceContext) -> BoxFuture<'_, Result<Source, SourceError>> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
-use crate::driver::{BoxFuture, Driver, Problem, Reread};
+use crate::driver::{BoxFuture, Driver, ProbeStep, Problem, Reread};
 use crate::record::{Batch, Partition};
 
 mod file;
@@ -81,6 +81,11 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Whether whoever sent a record is told that it did not come through ([`Committer::failed`]).
+    fn tells_senders(&self) -> bool {
+        false
+    }
+
     /// Whether those who feed it have to show a credential of the stream.
     fn asks_for_credentials(&self) -> bool {
         false
@@ -94,6 +99,12 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
     /// What in its config may not do what it seems to.
     fn warnings(&self) -> Vec<Problem> {
         Vec::new()
+    }
+
+    /// Reaches for whom it reads from, or opens what it listens on, and tells layer by layer what happened
+    /// (`check --connect`). Nothing for a source that does neither.
+    fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
+        Box::pin(async { Vec::new() })
     }
 
     /// Opens it where the last commit left off.

@@ -21,9 +21,10 @@ use super::{
     Committer, Forgetful, Oddities, Reader, Source, SourceContext, SourceError, SourcePlan,
 };
 use crate::checkpoint::Checkpoint;
-use crate::driver::{self, BoxFuture, Driver, Facts, Problem, on_one_line};
+use crate::driver::{self, BoxFuture, Driver, Facts, ProbeStep, Problem, on_one_line};
 use crate::record::{Batch, Partition};
 use crate::sink::websocket::endpoint::{self, Endpoint, Headers, TlsKeys, Written};
+use crate::sink::websocket::probe::probe;
 use crate::sink::websocket::protocol::{self, From, Keys, PLAIN, V1, Wanted};
 use crate::sink::websocket::subscription::{Manner, Subscription};
 use crate::units::{ByteSize, Secret, Span};
@@ -311,6 +312,16 @@ impl SourcePlan for Plan {
             }
         }
         .to_owned())
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
+        let mut endpoint = self.endpoint.clone();
+        match self.protocol {
+            Protocol::V1 => endpoint.offer(V1),
+            Protocol::Auto => endpoint.offer_optionally(V1),
+            Protocol::Plain => {}
+        }
+        Box::pin(async move { probe(&endpoint).await })
     }
 
     fn open(&self, context: SourceContext) -> BoxFuture<'_, Result<Source, SourceError>> {

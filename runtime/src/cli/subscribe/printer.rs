@@ -41,7 +41,7 @@ pub(super) struct Printer {
 impl Printer {
     pub(super) fn new(args: &Args, globals: &Globals) -> Result<Self, KeptError> {
         let to = match &args.out {
-            Some(path) => Output::File(Kept::open(path)?),
+            Some(path) => Output::File(Kept::open(path, &args.keys)?),
             None if args.count => Output::Count,
             None => Output::Stdout(BufWriter::with_capacity(64 * 1024, io::stdout())),
         };
@@ -182,7 +182,7 @@ impl Printer {
                     told += &format!(", {lost} records lost");
                 }
                 if lost_unknown > 0 {
-                    told += &format!(", {lost_unknown} times nobody knows how many");
+                    told += &format!(", and {lost_unknown} gaps of unknown length");
                 }
                 say!("{told}");
                 Ok(())

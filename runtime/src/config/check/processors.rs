@@ -23,7 +23,7 @@ impl Checker {
         &mut self,
         file: &mut Value,
         folder: &Path,
-        has_failover: bool,
+        unless_said: OnError,
         plugins: &Plugins<'_>,
     ) -> Option<Vec<(ProcessorPlan, PluginId)>> {
         let items = match file.get_mut("processors").map(Value::take) {
@@ -34,7 +34,7 @@ impl Checker {
         let plans: Vec<_> = items
             .into_iter()
             .enumerate()
-            .map(|(index, item)| self.processor(index, item, folder, has_failover, plugins))
+            .map(|(index, item)| self.processor(index, item, folder, unless_said, plugins))
             .collect();
         plans.into_iter().collect()
     }
@@ -44,7 +44,7 @@ impl Checker {
         index: usize,
         mut item: Value,
         folder: &Path,
-        has_failover: bool,
+        unless_said: OnError,
         plugins: &Plugins<'_>,
     ) -> Option<(ProcessorPlan, PluginId)> {
         let pointer = format!("/processors/{index}");
@@ -87,12 +87,8 @@ impl Checker {
             self.problem(&own_pointer, Problem::error("", message).help(help));
         }
         let wasm = wasm?;
-        let on_error = match wasm.on_error {
-            Some(named) => named.into(),
-            None if has_failover => OnError::Failover,
-            None => OnError::Stop,
-        };
-        if on_error == OnError::Failover && !has_failover {
+        let on_error = wasm.on_error.map_or(unless_said, OnError::from);
+        if on_error == OnError::Failover && unless_said != OnError::Failover {
             self.problem(
                 &pointer,
                 Problem::error(

@@ -28,6 +28,9 @@ pub struct State {
     pub boot: String,
     /// Where the journal ended, synced, if the run came to its end.
     pub clean: Option<u64>,
+    /// What its frames are, in words; empty where that was not written down.
+    #[serde(default)]
+    pub frames: String,
 }
 
 impl State {
@@ -170,6 +173,7 @@ mod tests {
                 synced,
                 boot: boot.to_owned(),
                 clean,
+                frames: String::new(),
             };
             assert_eq!(state.may_have_lost("this"), lost, "{state:?}");
         }

@@ -106,6 +106,9 @@ pub(super) fn open_log(
         );
     }
     let mut log = recovered.log;
+    if let Some(left) = &left {
+        fits(options, left, &log, &written)?;
+    }
     if may_have_lost || options.fresh {
         if may_have_lost {
             tracing::warn!(
@@ -122,8 +125,35 @@ pub(super) fn open_log(
         synced,
         boot,
         clean: None,
+        frames: options.frames.to_owned(),
     };
     notes::write(&**folder, notes::STATE, &state)
         .map_err(|error| unusable(path, format!("{}: {error}", notes::STATE)))?;
     Ok((log, cursors))
+}
+
+/// Refuses frames that would be read as what they are not: text messages in a stream of binary ones are
+/// control messages to its subscribers, and lines are no messages at all. What nobody reads again is no harm.
+fn fits(
+    options: &Options,
+    left: &notes::State,
+    log: &Log,
+    written: &notes::Written,
+) -> Result<(), JournalError> {
+    let head = log.safe();
+    let first = log.segments().front().map_or(head, |segment| segment.first);
+    let is_passed = !written.is_empty() && written.values().all(|noted| noted.at() >= head.0);
+    let unread = first < head && (options.history || !is_passed);
+    if left.frames.is_empty() || left.frames == options.frames || !unread {
+        return Ok(());
+    }
+    Err(JournalError::Unusable {
+        path: options.path.display().to_string(),
+        what: format!(
+            "it has records as {}, and this pipeline writes {}",
+            left.frames, options.frames
+        ),
+        help: "leave the sink and its `format` as they were, or give the pipeline another `journal.path`; \
+               there the source begins anew",
+    })
 }

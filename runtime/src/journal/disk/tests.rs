@@ -53,6 +53,7 @@ fn options(path: &Path) -> Options {
         history: true,
         sync: Sync::Batch,
         fresh: false,
+        frames: "text messages",
     }
 }
 
@@ -275,6 +276,7 @@ async fn a_new_epoch_begins_only_where_what_was_seen_may_be_gone() {
             synced,
             boot: boot.to_owned(),
             clean: None,
+            frames: String::new(),
         };
         let path = folder.path().to_owned();
         notes::write(&RealFolder { path }, notes::STATE, &left).unwrap();
@@ -309,6 +311,45 @@ async fn fresh_forgets_how_far_the_sources_were_and_keeps_the_records() {
         (settled(&journal), read_all(&journal, 0).len()),
         (Some(4), 20)
     );
+}
+
+#[tokio::test]
+async fn frames_are_not_read_on_as_others() {
+    for (history, acknowledged, is_refused) in [
+        (true, 10, true),
+        (false, 0, true),
+        (false, 9, true),
+        (false, 10, false),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let before = Options {
+            history,
+            ..options(folder.path())
+        };
+        let after = || Options {
+            frames: "binary messages",
+            ..before.clone()
+        };
+        drop(open(before.clone()));
+        let journal = open(after()); // there is nothing in it
+        drop(journal);
+        let journal = open(before.clone());
+        journal.append(numbered(0, 10), step(0, 9)).await.unwrap();
+        durable(&journal, 10).await;
+        if acknowledged > 0 {
+            journal.remember("sink", Position(acknowledged).into());
+        }
+        journal.close();
+        journal.finish().await.unwrap();
+        drop(journal);
+        let refused = Disk::open(after()).err().map(|error| error.to_string());
+        assert_eq!(refused.is_some(), is_refused, "{history} {acknowledged}");
+        if let Some(refused) = refused {
+            let told = "records as text messages, and this pipeline writes binary";
+            assert!(refused.contains(told), "{refused}");
+            assert_eq!(read_all(&open(before.clone()), 0).len(), 10);
+        }
+    }
 }
 
 #[tokio::test]

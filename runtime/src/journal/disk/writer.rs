@@ -332,6 +332,7 @@ impl Writer {
             synced: self.shared.options.sync != Sync::None,
             boot: notes::boot(),
             clean: self.log.is_synced().then(|| self.log.safe().0),
+            frames: self.shared.options.frames.to_owned(),
         };
         let written = notes::write(&*self.folder, notes::STATE, &state);
         written.map_err(|error| error.to_string())

@@ -123,8 +123,13 @@ impl Written<'_> {
 impl Endpoint {
     /// Offers a subprotocol that the server need not choose.
     pub fn offer_optionally(&mut self, subprotocol: &str) {
-        self.subprotocols = vec![subprotocol.to_owned()];
+        self.offer(subprotocol);
         self.subprotocol_optional = true;
+    }
+
+    /// Offers a subprotocol that the server has to take.
+    pub fn offer(&mut self, subprotocol: &str) {
+        self.subprotocols = vec![subprotocol.to_owned()];
     }
 
     /// Takes what says who we are, and whom to trust, from another reading of the same config.

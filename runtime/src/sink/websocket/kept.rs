@@ -22,6 +22,7 @@ pub struct Kept {
     place_path: PathBuf,
     /// Length of the file, what is buffered included.
     bytes: u64,
+    keys: Vec<String>,
     kept: Option<Mark>,
 }
 
@@ -32,6 +33,9 @@ struct Mark {
     bytes: u64,
     /// The stream that it is of, as its server names it.
     stream: String,
+    /// The keys that were asked for, in order; none where all records were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    keys: Vec<String>,
     #[serde(flatten)]
     place: Place,
 }
@@ -67,14 +71,15 @@ impl Kept {
                 path.display()
             )));
         }
-        Self::open(path)
+        Self::open(path, &[])
     }
 
-    /// Opens `path`, cut off at the place that is kept beside it. Without one it begins anew, empty.
+    /// Opens `path`, which has records with these keys, or with any where there is none; cut off at the
+    /// place that is kept beside it. Without one it begins anew, empty.
     ///
     /// # Errors
-    /// It cannot be written, another process writes it, or it does not fit its place.
-    pub fn open(path: &Path) -> Result<Self, KeptError> {
+    /// It cannot be written, another process writes it, or it does not fit its place or its keys.
+    pub fn open(path: &Path, keys: &[String]) -> Result<Self, KeptError> {
         let io = |error| KeptError::Io {
             path: path.to_owned(),
             error,
@@ -95,6 +100,17 @@ impl Kept {
             true => read(&place_path)?,
             false => None,
         };
+        let mut keys = keys.to_vec();
+        keys.sort_unstable();
+        keys.dedup();
+        // A place counts the frames that its keys let through.
+        if kept.as_ref().is_some_and(|mark| mark.keys != keys) {
+            return Err(KeptError::Unfit(format!(
+                "{} has records of other keys: take another file, or move it and {} away to begin anew",
+                path.display(),
+                place_path.display(),
+            )));
+        }
         let bytes = kept.as_ref().map_or(0, |mark| mark.bytes);
         if metadata.len() < bytes {
             return Err(KeptError::Unfit(format!(
@@ -111,6 +127,7 @@ impl Kept {
             file: BufWriter::with_capacity(BUFFER_BYTES, file),
             place_path,
             bytes,
+            keys,
             kept,
         })
     }
@@ -133,6 +150,7 @@ impl Kept {
         let mark = Mark {
             bytes: self.bytes,
             stream: stream.to_owned(),
+            keys: self.keys.clone(),
             place: place.clone(),
         };
         if self.kept.as_ref() == Some(&mark) {
@@ -198,22 +216,25 @@ mod tests {
     fn what_is_beyond_the_place_is_cut_off() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.ndjson");
-        let mut kept = Kept::open(&path).unwrap();
+        let mut kept = Kept::open(&path, &[]).unwrap();
         assert_eq!(kept.place(), None);
         kept.write_all(b"one\ntwo\n").unwrap();
         kept.keep("s", &place("a.2", 0)).unwrap();
         kept.write_all(b"three\nfo").unwrap();
         kept.flush().unwrap();
-        assert!(Kept::open(&path).is_err(), "another one writes it");
+        assert!(Kept::open(&path, &[]).is_err(), "another one writes it");
         drop(kept);
-        let mut kept = Kept::open(&path).unwrap();
+        let mut kept = Kept::open(&path, &[]).unwrap();
         assert_eq!(kept.place(), Some(&place("a.2", 0)));
         assert_eq!(kept.stream(), Some("s"));
         kept.write_all(b"three\n").unwrap();
         kept.keep("s", &place("a.2", 1)).unwrap();
         drop(kept);
         assert_eq!(std::fs::read(&path).unwrap(), b"one\ntwo\nthree\n");
-        assert_eq!(Kept::open(&path).unwrap().place(), Some(&place("a.2", 1)));
+        assert_eq!(
+            Kept::open(&path, &[]).unwrap().place(),
+            Some(&place("a.2", 1))
+        );
     }
 
     #[test]
@@ -234,18 +255,36 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_other_keys_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.ndjson");
+        let keys = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
+        let mut kept = Kept::open(&path, &keys(&["b", "a"])).unwrap();
+        kept.write_all(b"one\n").unwrap();
+        kept.keep("s", &place("a.0", 1)).unwrap();
+        drop(kept);
+        for other in [&[][..], &["a"], &["a", "c"]] {
+            let refused = Kept::open(&path, &keys(other)).err().unwrap().to_string();
+            assert!(refused.contains("other keys"), "{refused}");
+        }
+        let kept = Kept::open(&path, &keys(&["a", "b", "b"])).unwrap();
+        assert_eq!(kept.place(), Some(&place("a.0", 1)));
+        assert_eq!(std::fs::read(&path).unwrap(), b"one\n");
+    }
+
+    #[test]
     fn a_file_that_lost_records_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.ndjson");
-        let mut kept = Kept::open(&path).unwrap();
+        let mut kept = Kept::open(&path, &[]).unwrap();
         kept.write_all(b"one\n").unwrap();
         kept.keep("s", &place("a.1", 0)).unwrap();
         drop(kept);
         std::fs::write(&path, "on").unwrap();
-        let refused = Kept::open(&path).err().unwrap().to_string();
+        let refused = Kept::open(&path, &[]).err().unwrap().to_string();
         assert!(refused.contains("records are missing"), "{refused}");
         std::fs::write(folder.path().join("out.ndjson.place"), "{").unwrap();
-        let refused = Kept::open(&path).err().unwrap().to_string();
+        let refused = Kept::open(&path, &[]).err().unwrap().to_string();
         assert!(refused.contains("is no place"), "{refused}");
         assert_eq!(std::fs::read(&path).unwrap(), b"on", "nothing was touched");
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::session::DialFailure;
-use crate::sink::ProbeStep;
+use crate::driver::ProbeStep;
 
 /// See the module; the layers in the order in which they were tried.
 #[derive(Default)]

@@ -25,7 +25,7 @@ mod layers;
 mod line;
 mod outbound;
 mod places;
-mod probe;
+pub mod probe;
 pub mod protocol;
 mod push;
 pub mod receiver;

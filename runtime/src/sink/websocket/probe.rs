@@ -1,6 +1,6 @@
 //! `check --connect`: reaches for the peer, layer by layer, and sends one Ping.
 //!
-//! Owns nothing that lasts. Called by the plan of the client form.
+//! Owns nothing that lasts. Called by the plans of those who dial.
 
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::tungstenite::Message;
@@ -12,11 +12,11 @@ use super::line::{Connected, Line};
 use super::outbound::Control;
 use super::session::DialFailure;
 use super::{tls, words};
+use crate::driver::ProbeStep;
 use crate::journal::Position;
-use crate::sink::ProbeStep;
 
 /// What is seen at each layer, up to the first that fails.
-pub(super) async fn probe(endpoint: &Endpoint) -> Vec<ProbeStep> {
+pub async fn probe(endpoint: &Endpoint) -> Vec<ProbeStep> {
     let mut layers = Layers::default();
     // Each failure is noted in `layers`: what comes back says the same for a sink that tries again.
     let _ = attempt(endpoint, &mut layers).await;

@@ -19,14 +19,15 @@ use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
 
 use crate::credentials::Store;
-use crate::driver::BoxFuture;
+use crate::driver::{BoxFuture, ProbeStep};
 use crate::port::door::Door;
 use crate::port::gate::Gate;
 use crate::port::keys::PortPlan;
+use crate::port::probe::probe;
 use crate::port::tls::Tls;
 use crate::port::visitors::Visitors;
 use crate::sink::framing::Framing;
-use crate::sink::{Delivered, Delivery, ProbeStep, Sink, SinkContext, SinkError, SinkPlan};
+use crate::sink::{Delivered, Delivery, Sink, SinkContext, SinkError, SinkPlan};
 
 mod alone;
 mod config;
@@ -173,29 +174,7 @@ impl SinkPlan for Plan {
     }
 
     fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {
-        Box::pin(async {
-            let bound = open_door(self.port.listen);
-            let mut steps = vec![ProbeStep {
-                layer: "listen",
-                ok: bound.is_ok(),
-                detail: match bound {
-                    Ok(_) => format!("{} is free", self.port.listen),
-                    Err(error) => error.to_string(),
-                },
-            }];
-            if let Some(tls) = &self.port.tls {
-                let opened = self.open_tls();
-                steps.push(ProbeStep {
-                    layer: "tls",
-                    ok: opened.is_ok(),
-                    detail: match opened {
-                        Ok(_) => format!("{} fits its key", tls.cert.display()),
-                        Err(error) => error.to_string(),
-                    },
-                });
-            }
-            steps
-        })
+        Box::pin(async { probe(&self.port) })
     }
 }
 

@@ -30,7 +30,7 @@ use super::desk::{Desk, Post, Untaken};
 use super::keys::{KEY_BYTES_MAX, Key};
 use super::outcome::Outcome;
 use crate::credentials::Scope;
-use crate::port::answer::{Answer, later, put, text, wait};
+use crate::port::answer::{Answer, later, put, shared, text, wait};
 use crate::port::door::Door;
 use crate::port::farewell::farewell;
 use crate::port::gate::Gate;
@@ -53,6 +53,8 @@ const ENDING_WAIT: Duration = Duration::from_secs(5);
 const PERMIT_BYTES: u64 = 1024;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// What a page of another origin may say beside its body.
+const POST_HEADERS: &str = "Authorization, Content-Type, Idempotency-Key";
 const GUID_PATH: &str = "/v1/ingest/";
 
 /// What every connection shares.
@@ -188,12 +190,17 @@ async fn answer(
     busy: &Busy,
 ) -> Answer {
     let (request, body) = request.into_parts();
-    if let Err(refusal) = admit(server, peer, &request) {
-        return *refusal;
-    }
-    let answer = post(server, &request.headers, body, busy).await;
+    let answer = match admit(server, peer, &request) {
+        Ok(()) => post(server, &request.headers, body, busy).await,
+        Err(refusal) => Err(refusal),
+    };
     busy.store(false, Ordering::Release);
-    answer.unwrap_or_else(|refusal| *refusal)
+    let answer = answer.unwrap_or_else(|refusal| *refusal);
+    let port = &server.plan.port;
+    match allow(&request.headers, &port.hosts, &port.origins) {
+        Ok(()) => shared(&request.headers, answer, POST_HEADERS),
+        Err(_) => answer,
+    }
 }
 
 /// Whether a request may post, or what it is answered instead.
@@ -213,6 +220,10 @@ fn admit(server: &Server, peer: SocketAddr, request: &Parts) -> Result<(), Box<A
             tracing::warn!(%peer, "refused: {reason} (further ones of this address are not told for a minute)");
         }
         return Err(Box::new(text(StatusCode::FORBIDDEN, &reason)));
+    }
+    // What a browser asks first for a page of another origin: it shows no credential yet.
+    if request.method == Method::OPTIONS && request.headers.contains_key(header::ORIGIN) {
+        return Err(Box::new(text(StatusCode::NO_CONTENT, "")));
     }
     if let Err(refused) = server.gate.admit(Scope::Ingest, request) {
         let client = client(peer.ip(), &request.headers, &port.trusted_proxies);

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::partition;
 use crate::checkpoint::Checkpoint;
 use crate::credentials::store::now;
-use crate::credentials::{Limits, Scope, Store, Wanted};
+use crate::credentials::{Issued, Limits, Scope, Store, Wanted};
 use crate::source::Source;
 use crate::source::compliance::{open_at, plan, read, read_on};
 
@@ -313,19 +313,23 @@ async fn while_a_run_ends_nothing_is_taken_and_what_was_is_answered() {
     assert_eq!(soon(lost).await.unwrap().status, 503);
 }
 
+fn issue(folder: &tempfile::TempDir, scope: Scope) -> Issued {
+    let wanted = Wanted {
+        scopes: vec![scope],
+        lifetime: None,
+        limits: Limits::default(),
+    };
+    let store = Store::of(&folder.path().join("state"));
+    store.change(|ring| ring.create(wanted, now())).unwrap()
+}
+
 #[tokio::test]
 async fn only_a_credential_for_ingest_opens_where_one_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::of(&folder.path().join("state"));
-    let issue = |scope| {
-        let wanted = Wanted {
-            scopes: vec![scope],
-            lifetime: None,
-            limits: Limits::default(),
-        };
-        store.change(|ring| ring.create(wanted, now())).unwrap()
-    };
-    let (ingest, subscribe) = (issue(Scope::Ingest), issue(Scope::Subscribe));
+    let (ingest, subscribe) = (
+        issue(&folder, Scope::Ingest),
+        issue(&folder, Scope::Subscribe),
+    );
     let (mut source, door) = source(&folder, json!({"auth": "required"}), None).await;
     let bearer = |secret: &str| format!("Authorization: Bearer {secret}");
     for (header, status) in [
@@ -344,6 +348,32 @@ async fn only_a_credential_for_ingest_opens_where_one_is_asked_for() {
     assert_eq!(read(&mut source, 1).await.0, ["a"]);
     source.committer.commit(&at(1)).await.unwrap();
     assert_eq!(soon(posted).await.unwrap().status, 200);
+}
+
+/// A browser asks before it posts JSON for a page of another origin, and shows the page no answer that does
+/// not name it.
+#[tokio::test]
+async fn a_page_of_an_allowed_origin_can_post() {
+    let folder = tempfile::tempdir().unwrap();
+    issue(&folder, Scope::Ingest);
+    let keys = json!({"auth": "required", "origins": ["https://ok.example"]});
+    let (_source, door) = source(&folder, keys, None).await;
+    for (method, origin, status, is_shared) in [
+        ("OPTIONS", "https://ok.example", 204, true),
+        ("POST", "https://ok.example", 401, true),
+        ("OPTIONS", "https://evil.example", 403, false),
+        ("POST", "https://evil.example", 403, false),
+    ] {
+        let header = format!("Origin: {origin}");
+        let answer = door.ask(method, "/in", &[JSON, &header], "1").await;
+        assert_eq!(answer.status, status, "{method} {origin}: {answer:?}");
+        let allowed = answer
+            .head
+            .contains(&format!("access-control-allow-origin: {origin}\r\n"));
+        assert_eq!(allowed, is_shared, "{method} {origin}: {answer:?}");
+        let headers = "access-control-allow-headers: authorization, content-type, idempotency-key";
+        assert_eq!(answer.head.contains(headers), is_shared, "{answer:?}");
+    }
 }
 
 #[tokio::test]

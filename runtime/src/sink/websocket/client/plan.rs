@@ -6,13 +6,13 @@
 use tokio::time::Instant;
 
 use super::Client;
-use crate::driver::BoxFuture;
+use crate::driver::{BoxFuture, ProbeStep};
 use crate::sink::framing::Framing;
 use crate::sink::websocket::config::{ClientPlan, Replies};
 use crate::sink::websocket::push::Push;
 use crate::sink::websocket::session::{Confirm, Session};
 use crate::sink::websocket::{probe, tls};
-use crate::sink::{Delivery, ProbeStep, Sink, SinkContext, SinkError, SinkPlan};
+use crate::sink::{Delivery, Sink, SinkContext, SinkError, SinkPlan};
 
 impl SinkPlan for ClientPlan {
     fn describe(&self) -> String {

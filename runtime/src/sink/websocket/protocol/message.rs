@@ -159,8 +159,7 @@ impl Request {
         if bytes.len() > REQUEST_BYTES_MAX {
             return Err(Wrong::new("longer than 64 KiB"));
         }
-        let text: RequestText = serde_json::from_slice(bytes)
-            .map_err(|error| Wrong::quoting(format!("not a control message: {error}")))?;
+        let text: RequestText = object(bytes)?;
         match text.kind.as_str() {
             "subscribe" => text.subscribe().map(Self::Subscribe),
             "ack" => text.ack().map(Self::Ack),
@@ -225,6 +224,16 @@ impl RequestText {
             _ => Err(Wrong::new("`ack` needs a `position` that was given")),
         }
     }
+}
+
+/// Reads a JSON object. An array of its members would do for serde: it depends on their order here, and is
+/// none of the protocol.
+fn object<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Wrong> {
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Wrong::new("not a control message: no JSON object"));
+    }
+    serde_json::from_slice(bytes)
+        .map_err(|error| Wrong::quoting(format!("not a control message: {error}")))
 }
 
 fn keys(keys: Vec<String>) -> Result<Keys, Wrong> {
@@ -337,8 +346,7 @@ impl Notice {
         if bytes.len() > NOTICE_BYTES_MAX {
             return Err(Wrong::new("a control message longer than 64 KiB"));
         }
-        let notice: Self = serde_json::from_slice(bytes)
-            .map_err(|error| Wrong::quoting(format!("not a control message: {error}")))?;
+        let notice: Self = object(bytes)?;
         let positions = match &notice {
             Self::Hello(hello) => vec![&hello.epoch, &hello.head, &hello.from],
             Self::Mark(mark) => vec![&mark.position],

@@ -154,7 +154,10 @@ fn i4_a_request_that_is_wrong_or_beyond_a_bound_is_told_why() {
     let long = "k".repeat(257);
     for (text, why) in [
         ("", "not a control message"),
-        ("[1,2]", "not a control message"),
+        (
+            r#"["subscribe","earliest",null,null,null,null]"#,
+            "no JSON object",
+        ),
         (r#"{"from":"latest"}"#, "missing field `type`"),
         (r#"{"type":"subscrib"}"#, "type `subscrib` is none of"),
         (r#"{"type":7}"#, "not a control message"),
@@ -254,6 +257,8 @@ fn a_receiver_takes_nothing_before_hello_and_no_record_for_control() {
     };
     let wrong = |kind, payload: &[u8]| new().hear(kind, payload).expect_err("refused").to_string();
     assert!(wrong(Kind::Text, b"{\"n\":1}").contains("not a control message"));
+    let array = br#"["mark",{"position":"a.1"}]"#;
+    assert!(wrong(Kind::Binary, array).contains("no JSON object"));
     assert!(wrong(Kind::Binary, br#"{"type":"mark","position":"a.1"}"#).contains("not `hello`"));
     assert!(wrong(Kind::Text, hello).contains("kind of frame"));
 

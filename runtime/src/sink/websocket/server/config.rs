@@ -3,6 +3,7 @@
 //! Pure. Called by the `websocket` driver's entry when the config has `listen`.
 
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema};
@@ -11,7 +12,7 @@ use serde_json::Value;
 
 use super::lag::OnLag;
 use super::{AtEnd, Operate, Plan, Timing, page};
-use crate::driver::{Facts, Problem, inline_schema, read};
+use crate::driver::{Facts, Problem, inline_schema, read, within};
 use crate::port::keys::{Auth, TlsKeys, Written, escape, wrong_path};
 use crate::sink::SinkPlan;
 use crate::sink::websocket::framing_keys::{self, Batch, Format, Frames, FramingKeys};
@@ -21,6 +22,10 @@ use crate::units::{ByteSize, Span};
 const TAKEN: [&str; 5] = ["/", "/healthz", "/readyz", "/metrics", page::SCRIPT_PATH];
 /// Longest that frames may be held back together.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
+/// What a silence may be that is ended by a sign of life: a shorter one is work for nothing, and no peer
+/// could answer in it; a longer one ends no silence, and overflows the timers of scripts.
+const SILENCE: RangeInclusive<Span> =
+    Span(Duration::from_millis(10))..=Span(Duration::from_hours(24));
 
 /// The `websocket` sink with `listen`: publishes to whoever subscribes.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -147,9 +152,14 @@ fn plan(config: Config, facts: &Facts) -> Result<Plan, Vec<Problem>> {
         .path
         .unwrap_or_else(|| format!("/v1/streams/{}", escape(&facts.pipeline)));
     problems.extend(wrong_path(&path, "/v1/streams/trades", &TAKEN));
+    within(
+        "/ping_interval",
+        config.ping_interval,
+        SILENCE,
+        &mut problems,
+    );
+    within("/heartbeat", config.heartbeat, SILENCE, &mut problems);
     for (pointer, span) in [
-        ("/ping_interval", config.ping_interval),
-        ("/heartbeat", config.heartbeat),
         ("/handshake_timeout", config.handshake_timeout),
         ("/write_timeout", config.write_timeout),
     ] {
@@ -317,10 +327,13 @@ mod tests {
             "listen": "0.0.0.0:80",
             "path": "streams",
             "trusted_proxies": ["10.0.0.1", "proxy"],
-            "hosts": ["a.example", "https://a.example"],
-            "origins": ["https://ok.example", "example.com", "https://a.example/x"],
+            "hosts": ["a.example:9400", "https://a.example", "*.a.example"],
+            "origins": ["https://ok.example:8443", "example.com", "https://a.example/x",
+                "https://*.a.example", "https://a.example:443"],
             "flush": "5s",
             "write_timeout": "0s",
+            "heartbeat": "1us",
+            "ping_interval": "25h",
             "batch": { "records": 10 },
             "frame_max": 0,
         }));
@@ -331,9 +344,14 @@ mod tests {
                 "/listen",
                 "/trusted_proxies/1",
                 "/hosts/1",
+                "/hosts/2",
                 "/origins/1",
                 "/origins/2",
+                "/origins/3",
+                "/origins/4",
                 "/path",
+                "/ping_interval",
+                "/heartbeat",
                 "/write_timeout",
                 "/flush",
                 "/batch",

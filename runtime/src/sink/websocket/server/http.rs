@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::subscriber::{self, Spoken};
 use super::{Hub, entry, exposition, opening, page};
-use crate::port::answer::{Answer, put, text};
+use crate::port::answer::{Answer, put, shared, text};
 use crate::port::gate::presented::client;
 use crate::port::hosts::allow;
 use crate::sink::websocket::protocol::V1;
@@ -106,13 +106,13 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
     }
     match place {
         Place::Stream => subscribe(hub, peer, &mut request).unwrap_or_else(|refusal| *refusal),
-        Place::Tickets => shared(
-            &request,
-            match request.method == Method::OPTIONS {
+        Place::Tickets => {
+            let answer = match request.method == Method::OPTIONS {
                 true => text(StatusCode::NO_CONTENT, ""),
                 false => entry::ticket(hub, client, &request),
-            },
-        ),
+            };
+            shared(&request.headers, answer, "Authorization")
+        }
         Place::Metrics => match entry::operator(hub, client, &request) {
             Ok(()) => exposition::answer(hub),
             Err(refusal) => *refusal,
@@ -122,29 +122,12 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
             Err(refusal) => *refusal,
         },
         Place::Page => hub.page.answer(),
-        Place::Script => shared(&request, page::script()),
+        Place::Script => shared(&request.headers, page::script(), "Authorization"),
         Place::Alive | Place::Ready | Place::Nothing => {
             let hint = format!("nothing here; the stream is at {}", hub.plan.path);
             text(StatusCode::NOT_FOUND, &hint)
         }
     }
-}
-
-/// Lets the script of an allowed page, which asks from another origin, read the answer.
-fn shared(request: &Parts, mut answer: Answer) -> Answer {
-    if let Some(origin) = request.headers.get(header::ORIGIN) {
-        let headers = answer.headers_mut();
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-        put(&mut answer, header::VARY, "Origin");
-        put(&mut answer, header::ACCESS_CONTROL_ALLOW_METHODS, "POST");
-        put(
-            &mut answer,
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "Authorization",
-        );
-        put(&mut answer, header::ACCESS_CONTROL_MAX_AGE, "600");
-    }
-    answer
 }
 
 /// Upgrades a subscriber, or says why not.

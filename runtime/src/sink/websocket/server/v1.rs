@@ -28,6 +28,21 @@ struct Asked {
     held: Option<Held>,
 }
 
+/// Counts that a receiver starts behind something missing. The log is told of those with a name: they were to
+/// miss nothing, and they are few.
+fn missed(hub: &Hub, name: Option<&str>, lost: Option<u64>) {
+    let metrics = &hub.context.metrics;
+    metrics.late.add(1);
+    metrics.records_missed.add(lost.unwrap_or(0));
+    if let Some(name) = name {
+        tracing::warn!(
+            name,
+            lost,
+            "a subscriber asks for a place that is not kept: records are missing before where it starts"
+        );
+    }
+}
+
 impl V1 {
     /// A dialogue in which nothing was said yet.
     pub(super) fn new(hub: &Hub) -> Self {
@@ -74,7 +89,10 @@ impl V1 {
         let frame_is_record = matches!(hub.plan.framing.batch, Batching::Record);
         let journal = &*hub.context.journal;
         let start = places::start(journal, &subscribe, remembered, frame_is_record);
-        let (from, ..) = start;
+        let (from, resumed, lost) = start;
+        if !resumed {
+            missed(hub, subscribe.name.as_deref(), lost);
+        }
         if let Some(held) = &held {
             hub.names.begin(held, from);
         }

@@ -249,6 +249,9 @@ async fn i2_what_is_gone_is_told() {
     peer.takes(tail.0..running.published).await;
     let (_, hello) = running.from("5f3a9c.7").await;
     assert_eq!((hello.resumed, hello.lost), (false, None));
+    let metrics = &running.metrics;
+    let counted = (metrics.late.get(), metrics.records_missed.get());
+    assert_eq!(counted, (2, tail.0 - 10));
 }
 
 #[tokio::test]
