@@ -12,6 +12,8 @@ pub mod exposition;
 pub struct Metrics {
     /// What the loop tells of the run.
     pub flow: Flow,
+    /// Posts to the source `http`.
+    pub posts: Posts,
     /// Records handed to a peer, resends included.
     pub records_sent: Counter,
     /// Payload bytes handed to a peer.
@@ -41,6 +43,29 @@ pub struct Metrics {
     pub names_taken: Counter,
     /// Subscribers that broke the WebSocket protocol, or whose control messages were wrong or did not come.
     pub breaches: Counter,
+}
+
+/// Posts that were answered, by the status of the answer.
+#[derive(Debug, Default)]
+pub struct Posts([Counter; POST_STATUSES.len()]);
+
+/// What a post is answered with.
+const POST_STATUSES: [u16; 12] = [200, 400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 503];
+
+impl Posts {
+    /// Counts an answer.
+    pub fn answered(&self, status: u16) {
+        let index = POST_STATUSES.iter().position(|one| *one == status);
+        index.iter().for_each(|index| self.0[*index].add(1));
+    }
+
+    /// Every status with how often it was answered, if it ever was.
+    pub fn counts(&self) -> impl Iterator<Item = (u16, u64)> {
+        let counts = POST_STATUSES
+            .into_iter()
+            .zip(self.0.iter().map(Counter::get));
+        counts.filter(|(_, count)| *count > 0)
+    }
 }
 
 /// The account of a run as far as it has come (I2), and how busy it is. The loop sets it a few times a

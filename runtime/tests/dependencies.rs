@@ -28,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "credentials",
             "driver",
             "files",
+            "metrics",
             "port",
             "record",
             "sink",

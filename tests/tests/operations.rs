@@ -6,7 +6,7 @@ use std::path::Path;
 use wirefall_tests::peers::free_address;
 use wirefall_tests::pipelines::{self, start};
 use wirefall_tests::records::lines;
-use wirefall_tests::{Folder, Process, raw, wait_until, wirefall};
+use wirefall_tests::{Folder, Process, Signal, raw, wait_until, wirefall};
 
 /// Has the pipeline of a folder watched at an address.
 fn watch(folder: &Folder, at: SocketAddr) {
@@ -94,6 +94,37 @@ fn a_stream_is_watched_there_as_well_and_other_pages_read_nothing() {
     }
     run.close_stdin();
     run.kill();
+}
+
+#[test]
+fn posts_are_counted_by_what_they_are_answered() {
+    let folder = Folder::new();
+    let (at, posts) = (free_address(), free_address());
+    let source = [format!("listen: {posts}"), "body_max: 100B".to_owned()];
+    let sink = ["listen: 127.0.0.1:0".to_owned()];
+    pipelines::pipeline(&folder, "http", &source, &sink, "");
+    watch(&folder, at);
+    let mut run = start(&folder);
+    run.wait_for_line("metrics http://");
+    assert!(!get(at, "/metrics").contains("posts_total"));
+    let (fits, too_long) = ("{}", "x".repeat(101));
+    for (body, status) in [(fits, "200"), (fits, "200"), (&too_long, "413")] {
+        let head = format!(
+            "Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = raw::ask(&posts.to_string(), "POST /v1/ingest/test", &head);
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
+    }
+    let page = get(at, "/metrics");
+    for line in [
+        "wirefall_posts_total{status=\"200\"} 2",
+        "wirefall_posts_total{status=\"413\"} 1",
+    ] {
+        assert!(page.lines().any(|one| one == line), "{page}");
+    }
+    run.signal(Signal::Terminate);
+    run.wait().expect(0);
 }
 
 /// What cannot be opened is told before the first record (I6).

@@ -36,6 +36,17 @@ impl Page {
         );
         of_the_account(&mut page, metrics);
         of_the_run(&mut page, metrics);
+        if metrics.posts.counts().next().is_some() {
+            page.family(
+                Kind::Counter,
+                "posts_total",
+                "Posts that were answered, by status; 200 says that all records are safe.",
+                metrics
+                    .posts
+                    .counts()
+                    .map(|(status, count)| (Some(("status", status)), count)),
+            );
+        }
         page
     }
 

@@ -120,6 +120,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
             fresh,
             resume_at: journal.survives_crash().then(|| journal.checkpoint()),
             reread: Arc::clone(&plan.reread_source),
+            metrics: Arc::clone(&metrics),
         })
         .await?;
     Ok(Pipeline {

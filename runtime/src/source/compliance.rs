@@ -53,6 +53,7 @@ pub(super) async fn open_at(
         fresh: false,
         resume_at,
         reread: Arc::new(|| Err("unused".to_owned())),
+        metrics: Arc::default(),
     };
     plan.open(context).await.expect("it opens")
 }

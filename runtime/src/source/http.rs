@@ -240,7 +240,13 @@ impl SourcePlan for Plan {
             let (sender, received) = mpsc::unbounded_channel();
             let desk = Desk::new(sender, keys);
             let over = CancellationToken::new();
-            let server = Arc::new(Server::new(self.clone(), desk.clone(), gate, tls));
+            let server = Arc::new(Server::new(
+                self.clone(),
+                desk.clone(),
+                gate,
+                tls,
+                context.metrics,
+            ));
             let mut greeting = vec![format!(
                 "post    {}://{address}{}",
                 self.port.scheme("http"),

@@ -6,10 +6,12 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::driver::{BoxFuture, Driver, ProbeStep, Problem, Reread};
+use crate::metrics::Metrics;
 use crate::record::{Batch, Partition};
 
 mod file;
@@ -58,6 +60,8 @@ pub struct SourceContext {
     pub resume_at: Option<Checkpoint>,
     /// Reads the source's `config` again with today's secrets.
     pub reread: Reread,
+    /// What it counts beside its records.
+    pub metrics: Arc<Metrics>,
 }
 
 impl SourceContext {

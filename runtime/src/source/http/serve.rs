@@ -30,6 +30,7 @@ use super::desk::{Desk, Post, Untaken};
 use super::keys::{KEY_BYTES_MAX, Key};
 use super::outcome::Outcome;
 use crate::credentials::Scope;
+use crate::metrics::Metrics;
 use crate::port::answer::{Answer, later, put, shared, text, wait};
 use crate::port::door::Door;
 use crate::port::farewell::farewell;
@@ -67,6 +68,7 @@ pub(super) struct Server {
     bytes: Arc<Semaphore>,
     /// Posts that are not answered yet.
     posts: AtomicUsize,
+    metrics: Arc<Metrics>,
     answered: Notify,
 }
 
@@ -88,12 +90,19 @@ impl Drop for Counted<'_> {
 }
 
 impl Server {
-    pub(super) fn new(plan: Plan, desk: Desk, gate: Gate, tls: Option<Tls>) -> Self {
+    pub(super) fn new(
+        plan: Plan,
+        desk: Desk,
+        gate: Gate,
+        tls: Option<Tls>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let permits = plan.in_flight.div_ceil(PERMIT_BYTES) as usize;
         Self {
             requests: Arc::new(Semaphore::new(plan.requests_max as usize)),
             bytes: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
             posts: AtomicUsize::new(0),
+            metrics,
             answered: Notify::new(),
             plan,
             desk,
@@ -196,6 +205,9 @@ async fn answer(
     };
     busy.store(false, Ordering::Release);
     let answer = answer.unwrap_or_else(|refusal| *refusal);
+    if request.method == Method::POST {
+        server.metrics.posts.answered(answer.status().as_u16());
+    }
     let port = &server.plan.port;
     match allow(&request.headers, &port.hosts, &port.origins) {
         Ok(()) => shared(&request.headers, answer, POST_HEADERS),
