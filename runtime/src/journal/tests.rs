@@ -45,6 +45,7 @@ fn on_disk(path: &std::path::Path) -> Arc<dyn Journal> {
         history: false,
         sync: Sync::None,
         fresh: false,
+        frames: "text messages",
     };
     Arc::new(Disk::open(options).unwrap())
 }
