@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     /// Longest message; whoever sends a longer one is closed with 1009. Each connection may take up to
-    /// twice as much memory
+    /// three times as much memory
     #[arg(long, value_name = "SIZE", default_value_t = ByteSize(receiver::MESSAGE_BYTES_MAX as u64))]
     message_max: ByteSize,
     #[command(flatten)]

@@ -193,6 +193,8 @@ impl Connection {
     async fn fault(mut self) -> io::Result<()> {
         let totals = &self.shared.totals;
         totals.breaks.fetch_add(1, Ordering::Relaxed);
+        // Whoever is served no more gives way before those who are.
+        self.busy.store(false, Ordering::Release);
         match self.shared.options.faults.how {
             BreakHow::Reset => {}
             BreakHow::HalfOpen => return self.take_and_drop().await,
