@@ -192,6 +192,35 @@ fn i2_subscribe_that_is_killed_again_and_again_has_each_record_once() {
 }
 
 #[test]
+fn i2_a_file_goes_on_with_its_own_stream_after_another_was_asked() {
+    let (folder, elsewhere) = (Folder::new(), Folder::new());
+    let (mut run, url) = run_anywhere(&folder, &[]);
+    write(&mut run, 0..10);
+    let first = ["--from", "earliest", "--limit", "10"];
+    subscribe(&folder, &url, &first).wait().expect(0);
+    let place = folder.read("out.ndjson.place");
+    let pipeline = pipelines::publish(&elsewhere, &[]);
+    let other = elsewhere
+        .read("pipeline.yaml")
+        .replace("id: test", "id: other");
+    elsewhere.write("pipeline.yaml", other);
+    let mut stranger = wirefall(["run".as_ref(), pipeline.as_os_str()]);
+    let strange_url = stranger.wait_for_line("stream  ");
+    let refused = subscribe(&folder, &strange_url, &[]).wait().expect(2);
+    assert!(
+        refused.stderr.contains("of the stream `test`"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(folder.read("out.ndjson.place"), place);
+    write(&mut run, 10..20);
+    subscribe(&folder, &url, &["--limit", "10"])
+        .wait()
+        .expect(0);
+    assert!(received(&folder).into_iter().eq(0..20));
+}
+
+#[test]
 fn a_name_goes_on_without_a_place_of_its_own_and_is_in_use_once() {
     let folder = Folder::new();
     let (mut run, url) = run_anywhere(&folder, &["at_end: exit"]);

@@ -156,13 +156,16 @@ async fn subscribe(args: &Args, globals: &Globals) -> anyhow::Result<Exit> {
     let mut following = Following {
         globals,
         subscription,
+        stream: printer.stream().unwrap_or_default().to_owned(),
         printer,
-        stream: String::new(),
         unkept: false,
         greeted: false,
     };
     let exit = following.follow(&mut interrupted).await?;
-    following.keep()?;
+    // A place in another stream is none of this file, which stays as it was.
+    if exit != Exit::Wrong {
+        following.keep()?;
+    }
     following.subscription.close().await;
     following.printer.finish()?;
     Ok(exit)
