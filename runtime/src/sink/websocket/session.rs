@@ -41,10 +41,12 @@ use crate::journal::Position;
 mod cut;
 mod events;
 mod next;
+mod ramp;
 #[cfg(test)]
 mod tests;
 
 pub use cut::{Order, Piece};
+use ramp::Ramp;
 
 /// Bytes of a Ping's payload: a nonce of the connection and a sequence number.
 pub const PING_BYTES: usize = 16;
@@ -69,10 +71,6 @@ const PROBE_TIMEOUT_MAX: Duration = Duration::from_secs(5);
 pub const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest `Retry-After` that is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-/// The window of a fresh connection; it doubles with every confirmation.
-const RAMP_RECORDS: u64 = 256;
-/// See [`RAMP_RECORDS`].
-const RAMP_BYTES: u64 = 64 * 1024;
 /// Most unanswered Pings; beyond, only the one before giving up goes out.
 const MARKS_MAX: usize = 1024;
 /// Most bytes between two Pings, so that a slow peer shows progress within a confirm timeout.
@@ -306,9 +304,7 @@ struct Connection {
     /// Bytes sent, and how many of them are confirmed.
     bytes_sent: u64,
     bytes_confirmed: u64,
-    /// The ramp: in flight stays below these and the window.
-    records_max: u64,
-    bytes_max: u64,
+    ramp: Ramp,
     /// Since when the kernel takes nothing.
     blocked_since: Option<Duration>,
     /// Some of the records sent may still be on this side of the line.

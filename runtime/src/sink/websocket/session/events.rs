@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{
     BREAKS_ALONE_MIN, BREAKS_BEFORE_ISOLATION, CONTROL_MAX, Confirm, Connection, DOUBT_LASTS,
-    DOUBT_MAX, DialFailure, Failure, Mark, PING_BYTES, PROBES_UNANSWERED_MAX, Piece, RAMP_BYTES,
-    RAMP_RECORDS, RETRY_AFTER_MAX, Session, State,
+    DOUBT_MAX, DialFailure, Failure, Mark, PING_BYTES, PROBES_UNANSWERED_MAX, Piece,
+    RETRY_AFTER_MAX, Ramp, Session, State,
 };
 use crate::journal::{Chunk, Position};
 
@@ -20,8 +20,7 @@ impl Session {
             nonce: self.random.u64(..),
             pinged_to: self.confirmed,
             written_to: self.confirmed,
-            records_max: RAMP_RECORDS.min(self.rules.window_records_max),
-            bytes_max: RAMP_BYTES.min(self.rules.window_bytes_max),
+            ramp: Ramp::new(now, &self.rules),
             progress_at: now,
             heard_at: now,
             ..Connection::default()
@@ -304,10 +303,8 @@ impl Session {
         let connection = &mut self.connection;
         connection.progress_at = now;
         connection.repings = 0;
-        let records = connection.records_max.saturating_mul(2);
-        let bytes = connection.bytes_max.saturating_mul(2);
-        connection.records_max = records.min(self.rules.window_records_max);
-        connection.bytes_max = bytes.min(self.rules.window_bytes_max);
+        let (confirmed, sent) = (connection.bytes_confirmed, connection.bytes_sent);
+        connection.ramp.confirmed(now, confirmed, sent);
         self.confirmed = to;
         if self.unexplained > 0 && to >= self.unexplained_to {
             self.add_doubt(now, self.unexplained);

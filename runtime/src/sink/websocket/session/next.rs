@@ -156,6 +156,9 @@ impl Session {
             if let Some(order) = order {
                 return Step::Send(order);
             }
+            if available {
+                self.connection.ramp.limited();
+            }
         }
         Step::Wait(Wait {
             until: self.wake_at(room),
@@ -192,7 +195,7 @@ impl Session {
         if self.is_isolating() {
             (1, u64::MAX)
         } else {
-            (self.connection.records_max, self.connection.bytes_max)
+            self.connection.ramp.window()
         }
     }
 
