@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -25,13 +24,11 @@ use super::endpoint::{Endpoint, ProxyPlan};
 use super::layers::Layers;
 use super::line::Line;
 use super::receiver::{Ack, Options, Output, Receiver};
-use super::server::echo;
+use super::server::echo::{self, MESSAGE_BYTES_MAX, chunk};
 use super::session::Piece;
-use crate::journal::{Chunk, Frame, Position};
-use crate::sink::framing::{Batching, Carrier, Framing, push_header};
+use crate::journal::Position;
+use crate::sink::framing::{Batching, Carrier, Framing};
 
-/// The longest message of the suite.
-pub(super) const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Longest wait for one case: the slowest takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What the suite calls us in its reports.
@@ -39,35 +36,6 @@ const AGENT: &str = "wirefall";
 /// Cases of the suite without those of permessage-deflate (12 and 13), which is not offered.
 const CASES: usize = 301;
 const COMPRESSION: [&str; 2] = ["12.*", "13.*"];
-
-/// A message as the journal has it.
-pub(super) fn chunk(message: &Message) -> Chunk {
-    let carrier = match message {
-        Message::Text(_) => Carrier::Text,
-        _ => Carrier::Binary,
-    };
-    let payload = match message {
-        Message::Text(text) => text.as_bytes(),
-        Message::Binary(bytes) => bytes,
-        other => unreachable!("no data: {other:?}"),
-    };
-    let mut wire = Vec::new();
-    let opcode = carrier.opcode().expect("it has frames");
-    push_header(&mut wire, opcode, payload.len());
-    let payload_start = wire.len() as u32;
-    wire.extend_from_slice(payload);
-    let wire_end = wire.len() as u32;
-    Chunk {
-        wire: wire.into(),
-        frames: Arc::new([Frame {
-            wire_end,
-            payload_start,
-            records_end: 1,
-        }]),
-        records: Arc::new([(payload_start, wire_end)]),
-        ..Chunk::default()
-    }
-}
 
 #[test]
 fn the_server_conforms_to_rfc_6455() {

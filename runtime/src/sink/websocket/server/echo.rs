@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::Request;
@@ -21,9 +22,41 @@ use super::opening::{handshake, switching, upgraded};
 use super::socket::Socket;
 use super::wire::{Stream, Wire};
 use crate::journal::memory::{Memory, Retention};
-use crate::journal::{Journal as _, Position};
-use crate::sink::websocket::conformance::{MESSAGE_BYTES_MAX, chunk};
+use crate::journal::{Chunk, Frame, Journal as _, Position};
+use crate::sink::framing::{Carrier, push_header};
 use crate::sink::websocket::session::Order;
+
+/// The longest message of the suite.
+pub(in crate::sink::websocket) const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// A message as the journal has it.
+pub(in crate::sink::websocket) fn chunk(message: &Message) -> Chunk {
+    let carrier = match message {
+        Message::Text(_) => Carrier::Text,
+        _ => Carrier::Binary,
+    };
+    let payload = match message {
+        Message::Text(text) => text.as_bytes(),
+        Message::Binary(bytes) => bytes,
+        other => unreachable!("no data: {other:?}"),
+    };
+    let mut wire = Vec::new();
+    let opcode = carrier.opcode().expect("it has frames");
+    push_header(&mut wire, opcode, payload.len());
+    let payload_start = wire.len() as u32;
+    wire.extend_from_slice(payload);
+    let wire_end = wire.len() as u32;
+    Chunk {
+        wire: wire.into(),
+        frames: Arc::new([Frame {
+            wire_end,
+            payload_start,
+            records_end: 1,
+        }]),
+        records: Arc::new([(payload_start, wire_end)]),
+        ..Chunk::default()
+    }
+}
 
 /// Serves until it is dropped.
 pub(in crate::sink::websocket) async fn serve(listener: TcpListener) {
