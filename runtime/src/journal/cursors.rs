@@ -55,6 +55,16 @@ impl Cursors {
         all.map(|(name, cursor)| (name.as_str(), &cursor.bookmark))
     }
 
+    /// All of them, by name.
+    pub fn all(&self) -> Vec<(String, Bookmark)> {
+        let all = self.iter();
+        let mut all: Vec<_> = all
+            .map(|(name, at)| (name.to_owned(), at.clone()))
+            .collect();
+        all.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        all
+    }
+
     /// Sets the bookmark of `name`, also to an earlier position. Where there are [`CURSORS_MAX`] others,
     /// one is forgotten, and its name returned: of the owner that has most, the one that was unused for
     /// longest. So nobody who makes up names pushes out those of others.

@@ -456,6 +456,10 @@ impl Journal for Disk {
         self.shared.state().cursors.get(name)
     }
 
+    fn bookmarks(&self) -> Vec<(String, Bookmark)> {
+        self.shared.state().cursors.all()
+    }
+
     fn remember(&self, name: &str, bookmark: Bookmark) {
         let mut state = self.shared.state();
         state.cursors.set(name, bookmark);

@@ -214,6 +214,10 @@ impl Journal for Memory {
         self.shared.state().cursors.get(name)
     }
 
+    fn bookmarks(&self) -> Vec<(String, Bookmark)> {
+        self.shared.state().cursors.all()
+    }
+
     fn remember(&self, name: &str, bookmark: Bookmark) {
         self.shared.state().cursors.set(name, bookmark);
     }

@@ -240,6 +240,9 @@ pub trait Journal: Send + Sync {
     /// never beyond the head.
     fn remembered(&self, name: &str) -> Option<Bookmark>;
 
+    /// All that is remembered, by name.
+    fn bookmarks(&self) -> Vec<(String, Bookmark)>;
+
     /// Remembers a position, and whose it is, under a name that the caller has checked; a reader that
     /// comes back starts there. Cheap: it is written down soon, not now. At most
     /// [`cursors::CURSORS_MAX`] names are kept (I4); of the owner that has most, the one that was unused

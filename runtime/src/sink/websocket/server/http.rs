@@ -30,6 +30,7 @@ enum Place {
     Script,
     Stream,
     Status,
+    Names,
     Tickets,
     Metrics,
     Nothing,
@@ -48,6 +49,8 @@ impl Place {
             (stream, Self::Tickets)
         } else if let Some(stream) = path.strip_suffix("/status") {
             (stream, Self::Status)
+        } else if let Some(stream) = path.strip_suffix("/names") {
+            (stream, Self::Names)
         } else {
             (path, Self::Stream)
         };
@@ -119,6 +122,10 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
         },
         Place::Status => match entry::operator(hub, client, &request) {
             Ok(()) => page::status(hub, request.uri.query()),
+            Err(refusal) => *refusal,
+        },
+        Place::Names => match entry::operator(hub, client, &request) {
+            Ok(()) => page::names(hub),
             Err(refusal) => *refusal,
         },
         Place::Page => hub.page.answer(),

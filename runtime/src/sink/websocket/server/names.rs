@@ -61,6 +61,16 @@ pub(super) struct Held {
     pub(super) taken: CancellationToken,
 }
 
+/// What is known of a name.
+pub(super) struct Known {
+    pub(super) name: String,
+    pub(super) bookmark: Bookmark,
+    /// A session has it now.
+    pub(super) is_connected: bool,
+    /// It holds the journal.
+    pub(super) holds: bool,
+}
+
 /// The name is another credential's.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Foreign {
@@ -188,6 +198,25 @@ impl Names {
                 None => hold.pin = Some(pin(&*self.journal, to)),
             }
         }
+    }
+
+    /// All names that have a cursor, by name.
+    pub(super) fn told(&self) -> Vec<Known> {
+        let state = self.state();
+        let names = self.journal.bookmarks().into_iter();
+        let known = names.map(|(name, bookmark)| {
+            let entry = state.entries.get(&name);
+            Known {
+                is_connected: entry.is_some_and(|entry| entry.holder.is_some()),
+                holds: entry.is_some_and(|entry| {
+                    let hold = entry.hold.as_ref();
+                    hold.is_some_and(|hold| hold.pin.is_some())
+                }),
+                name,
+                bookmark,
+            }
+        });
+        known.collect()
     }
 
     /// The session is over.

@@ -99,6 +99,26 @@ pub(super) fn status(hub: &Hub, query: Option<&str>) -> Answer {
     served(status.to_string().into(), "application/json")
 }
 
+/// Who has a cursor by name, as JSON: whose it is, whether it is connected, how many records it has not
+/// acknowledged, and whether it holds the journal.
+pub(super) fn names(hub: &Hub) -> Answer {
+    let head = hub.context.journal.marks().borrow().durable;
+    let names = hub.names.told().into_iter();
+    let names: Vec<_> = names
+        .map(|known| {
+            json!({
+                "name": known.name,
+                "credential": known.bookmark.owner.as_deref(),
+                "connected": known.is_connected,
+                "behind": head.since(known.bookmark.at),
+                "holds": known.holds,
+            })
+        })
+        .collect();
+    let names = json!({ "names": names });
+    served(names.to_string().into(), "application/json")
+}
+
 fn served(body: Bytes, kind: &str) -> Answer {
     let mut answer = Answer::new(Full::new(body));
     put(&mut answer, header::CONNECTION, "close");

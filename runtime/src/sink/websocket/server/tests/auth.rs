@@ -372,6 +372,19 @@ async fn a_name_is_closed_to_another_credential_and_its_session_notices_nothing(
     running.publish(1, 8).await;
     assert_eq!(next(&mut first).await, Ok(0));
     let authorization = format!("Authorization: {other}");
+    let path = "/v1/streams/flights/names";
+    let names = ask(&running, "GET", path, &[&authorization]).await;
+    for told in [
+        "\"name\":\"archive\"",
+        "\"behind\":1,",
+        "\"connected\":true",
+        "\"holds\":false",
+    ] {
+        assert!(names.contains(told), "{names}");
+    }
+    assert!(!names.contains("\"credential\":null"), "{names}");
+    let stranger = ask(&running, "GET", path, &[]).await;
+    assert!(stranger.starts_with("HTTP/1.1 401"), "{stranger}");
     let metrics = ask(&running, "GET", "/metrics", &[&authorization]).await;
     let counted = "\nwirefall_auth_failures_total{reason=\"name\"} 1\n";
     assert!(metrics.contains(counted), "{metrics}");
