@@ -86,6 +86,8 @@ pub struct Flow {
     pub dropped: Counter,
     /// Of the delivered or published ones: those that a plugin failed on and `on_error: pass` let go.
     pub passed: Counter,
+    /// 1 while the journal cannot be written.
+    pub journal_waits: Counter,
     /// Batches that wait for a worker.
     pub queued_batches: Counter,
     /// Most batches that may wait.

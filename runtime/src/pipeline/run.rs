@@ -363,6 +363,10 @@ impl Run<'_> {
             (&flow.dropped, account.dropped),
             (&flow.passed, account.passed),
             (&flow.read, self.seen.records()),
+            (
+                &flow.journal_waits,
+                u64::from(self.journal.trouble().is_some()),
+            ),
             (&flow.queued_batches, self.pool.queued_batches() as u64),
             (&flow.queue_batches_max, QUEUE_BATCHES as u64),
             (&flow.workers, self.pool.workers() as u64),

@@ -90,6 +90,11 @@ struct Config {
     /// Most posts that are not answered yet; further ones are answered 429.
     #[serde(default = "defaults::requests_max")]
     requests_max: NonZeroU32,
+    /// Most idempotency keys that are known: as many as are posted while the journal keeps their records
+    /// are right. Each takes some 400 bytes of memory.
+    #[serde(default = "defaults::keys_max")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    keys_max: u32,
     /// Longest wait for the head of a request, and then for its body.
     #[serde(default = "defaults::read_timeout")]
     read_timeout: Span,
@@ -114,6 +119,10 @@ mod defaults {
         NonZeroU32::new(256).expect("256 is not zero")
     }
 
+    pub(super) fn keys_max() -> u32 {
+        100_000
+    }
+
     pub(super) fn read_timeout() -> Span {
         Span(Duration::from_secs(10))
     }
@@ -132,6 +141,7 @@ struct Plan {
     bounds: Bounds,
     in_flight: u64,
     requests_max: u32,
+    keys_max: usize,
     read_timeout: Duration,
 }
 
@@ -179,6 +189,7 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
             },
             in_flight: config.in_flight.0,
             requests_max: config.requests_max.get(),
+            keys_max: config.keys_max as usize,
             read_timeout: config.read_timeout.0,
         })),
         _ => Err(problems),
@@ -232,10 +243,11 @@ impl SourcePlan for Plan {
             let keys = match context.resume_at {
                 Some(_) => Keys::open(
                     context.state_dir.join("posts.ndjson"),
+                    self.keys_max,
                     position,
                     context.fresh,
                 )?,
-                None => Keys::default(),
+                None => Keys::new(self.keys_max),
             };
             let (sender, received) = mpsc::unbounded_channel();
             let desk = Desk::new(sender, keys);

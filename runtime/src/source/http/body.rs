@@ -91,7 +91,7 @@ impl Kind {
         match name.to_ascii_lowercase().as_str() {
             "text/plain" | "application/octet-stream" => Ok(Self::Record),
             "application/json" => Ok(Self::Json),
-            "application/x-ndjson" => Ok(Self::Lines),
+            "application/x-ndjson" | "application/ndjson" => Ok(Self::Lines),
             _ => Err(Unfit::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "the Content-Type is one of application/json (a record, or an array of records), \

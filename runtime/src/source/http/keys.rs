@@ -17,8 +17,6 @@ use super::outcome::Outcome;
 use crate::files;
 use crate::source::SourceError;
 
-/// Most keys that are remembered (I4): those that were taken first are forgotten.
-pub(super) const KEYS_MAX: usize = 10_000;
 /// Longest key.
 pub(super) const KEY_BYTES_MAX: usize = 255;
 
@@ -49,8 +47,8 @@ impl Key {
 
     /// Whether a text can be a key.
     pub(super) fn is_one(text: &str) -> bool {
-        let visible = |byte: u8| (b' '..=b'~').contains(&byte);
-        (1..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(visible)
+        let is_printable = |byte: u8| (b' '..=b'~').contains(&byte);
+        (1..=KEY_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_printable)
     }
 }
 
@@ -115,8 +113,9 @@ pub(super) enum Claim {
 }
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct Keys {
+    /// Most keys that are remembered (I4): those that were taken first are forgotten.
+    keys_max: usize,
     known: HashMap<String, Known>,
     /// Those that nobody waits for, oldest first: what is forgotten where there are too many.
     kept: VecDeque<String>,
@@ -131,11 +130,26 @@ struct Log {
 }
 
 impl Keys {
+    /// In memory, and empty.
+    pub(super) fn new(keys_max: usize) -> Self {
+        Self {
+            keys_max,
+            known: HashMap::new(),
+            kept: VecDeque::new(),
+            log: None,
+        }
+    }
+
     /// Reads what an earlier run left in `path`. The journal has all records before `position`.
     ///
     /// # Errors
     /// Whatever the file system refuses.
-    pub(super) fn open(path: PathBuf, position: u64, fresh: bool) -> Result<Self, SourceError> {
+    pub(super) fn open(
+        path: PathBuf,
+        keys_max: usize,
+        position: u64,
+        fresh: bool,
+    ) -> Result<Self, SourceError> {
         let failed = |path: &PathBuf, error| {
             SourceError::io(format!("remembering posts in {}", path.display()), error)
         };
@@ -145,7 +159,7 @@ impl Keys {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed(&path, error)),
         };
-        let mut keys = Self::default();
+        let mut keys = Self::new(keys_max);
         for line in text.split(|byte| *byte == b'\n') {
             // A last line that was cut off was never acted on.
             if let Ok(intent) = serde_json::from_slice(line) {
@@ -183,7 +197,7 @@ impl Keys {
     fn keep(&mut self, name: String, known: Known) {
         self.known.insert(name.clone(), known);
         self.kept.push_back(name);
-        if self.kept.len() > KEYS_MAX {
+        if self.kept.len() > self.keys_max {
             let oldest = self.kept.pop_front();
             oldest.and_then(|oldest| self.known.remove(&oldest));
         }
@@ -235,7 +249,7 @@ impl Keys {
         }
         written?;
         log.lines += intents.len();
-        let is_long = log.lines > 3 * KEYS_MAX;
+        let is_long = log.lines > 3 * self.keys_max;
         let path = log.path.clone();
         for intent in intents {
             if let Some(Known::Open { now, .. }) = self.known.get_mut(&intent.key.key) {
@@ -285,6 +299,8 @@ impl Keys {
 mod tests {
     use super::*;
 
+    const KEYS_MAX: usize = 100;
+
     fn key(name: &str) -> Key {
         Key::new(name, "text/plain", b"body")
     }
@@ -300,12 +316,12 @@ mod tests {
     }
 
     fn open(folder: &tempfile::TempDir, position: u64) -> Keys {
-        Keys::open(folder.path().join("posts"), position, false).unwrap()
+        Keys::open(folder.path().join("posts"), KEYS_MAX, position, false).unwrap()
     }
 
     #[test]
     fn a_key_is_taken_once_and_is_of_one_body() {
-        let mut keys = Keys::default();
+        let mut keys = Keys::new(KEYS_MAX);
         assert_eq!(keys.claim(&key("a")), Claim::Take(0));
         assert_eq!(keys.claim(&key("a")), Claim::Busy);
         keys.release(&key("a"));

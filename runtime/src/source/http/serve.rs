@@ -220,8 +220,13 @@ fn admit(server: &Server, peer: SocketAddr, request: &Parts) -> Result<(), Box<A
     let path = request.uri.path();
     let asks = matches!(request.method, Method::GET | Method::HEAD);
     let ready = !server.desk.is_closed();
+    let is_stuck = server.metrics.flow.journal_waits.get() > 0;
     match path {
         "/healthz" if asks => return Err(Box::new(text(StatusCode::OK, "alive"))),
+        "/readyz" if asks && ready && is_stuck => {
+            let why = "the journal cannot be written";
+            return Err(Box::new(text(StatusCode::SERVICE_UNAVAILABLE, why)));
+        }
         "/readyz" if asks && ready => return Err(Box::new(text(StatusCode::OK, "ready"))),
         "/readyz" if asks => return Err(Box::new(ending())),
         _ => {}
@@ -283,7 +288,7 @@ async fn post(
     }
     let key = headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str().ok());
     if key.is_some_and(|key| !key.is_some_and(Key::is_one)) {
-        let reason = format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} visible characters");
+        let reason = format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} printable characters of ASCII");
         return Err(Box::new(text(StatusCode::BAD_REQUEST, &reason)));
     }
     check_room(server, named(header::CONTENT_LENGTH))?;
