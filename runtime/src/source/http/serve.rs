@@ -288,7 +288,8 @@ async fn post(
     }
     let key = headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str().ok());
     if key.is_some_and(|key| !key.is_some_and(Key::is_one)) {
-        let reason = format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} printable characters of ASCII");
+        let reason =
+            format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} printable characters of ASCII");
         return Err(Box::new(text(StatusCode::BAD_REQUEST, &reason)));
     }
     check_room(server, named(header::CONTENT_LENGTH))?;
