@@ -78,10 +78,10 @@ struct Create {
     /// How long it is good; for ever if not given
     #[arg(long, value_name = "DURATION", value_parser = some::<Span>)]
     expires: Option<Span>,
-    /// Most sessions at a time
+    /// Most sessions at a time; of who posts, posts that are not answered yet
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     sessions: Option<u32>,
-    /// Most bytes a second that are sent to it, all of its sessions together
+    /// Most bytes a second that are sent to it or posted with it, all of its sessions together
     #[arg(long, value_name = "SIZE", value_parser = some::<ByteSize>)]
     bytes_per_second: Option<ByteSize>,
 }

@@ -1,6 +1,6 @@
 //! Leases: what a session holds of a credential, and how it is taken back.
 //!
-//! Owns who is in by which credential, how many they are, and how many bytes they take together. Ends a
+//! Owns who is in by which credential (a post is a session for as long as it takes), how many they are, and how many bytes they take together. Ends a
 //! session by telling it, and never touches its socket. The time is given. Called by `gate`, and by the
 //! session through its [`Lease`].
 
@@ -221,7 +221,7 @@ impl Lease {
         self.held.as_ref().map(|held| &held.id)
     }
 
-    /// Counts bytes that were sent.
+    /// Counts bytes that were sent, in either direction.
     pub fn sent(&self, bytes: usize) {
         if let Some(held) = &self.held {
             held.bytes.fetch_add(bytes as u64, Ordering::Relaxed);

@@ -34,8 +34,8 @@ use crate::metrics::Metrics;
 use crate::port::answer::{Answer, later, put, shared, text, wait};
 use crate::port::door::Door;
 use crate::port::farewell::farewell;
-use crate::port::gate::Gate;
 use crate::port::gate::presented::client;
+use crate::port::gate::{Gate, Lease};
 use crate::port::hosts::allow;
 use crate::port::tls::Tls;
 use crate::port::visitors::{Busy, Visitors};
@@ -200,7 +200,7 @@ async fn answer(
 ) -> Answer {
     let (request, body) = request.into_parts();
     let answer = match admit(server, peer, &request) {
-        Ok(()) => post(server, &request.headers, body, busy).await,
+        Ok(lease) => post(server, &lease, &request.headers, body, busy).await,
         Err(refusal) => Err(refusal),
     };
     busy.store(false, Ordering::Release);
@@ -215,8 +215,8 @@ async fn answer(
     }
 }
 
-/// Whether a request may post, or what it is answered instead.
-fn admit(server: &Server, peer: SocketAddr, request: &Parts) -> Result<(), Box<Answer>> {
+/// What a request that may post holds of its credential, or what it is answered instead.
+fn admit(server: &Server, peer: SocketAddr, request: &Parts) -> Result<Lease, Box<Answer>> {
     let path = request.uri.path();
     let asks = matches!(request.method, Method::GET | Method::HEAD);
     let ready = !server.desk.is_closed();
@@ -242,10 +242,11 @@ fn admit(server: &Server, peer: SocketAddr, request: &Parts) -> Result<(), Box<A
     if request.method == Method::OPTIONS && request.headers.contains_key(header::ORIGIN) {
         return Err(Box::new(text(StatusCode::NO_CONTENT, "")));
     }
-    if let Err(refused) = server.gate.admit(Scope::Ingest, request) {
+    let grant = server.gate.admit(Scope::Ingest, request);
+    let grant = grant.map_err(|refused| {
         let client = client(peer.ip(), &request.headers, &port.trusted_proxies);
-        return Err(Box::new(server.gate.refuse(refused, client).0));
-    }
+        Box::new(server.gate.refuse(refused, client).0)
+    })?;
     // Behind the gate: who may not post learns nothing of what is here.
     if !server.is_here(path) {
         let hint = format!("nothing here; post to {}", server.plan.path);
@@ -256,10 +257,11 @@ fn admit(server: &Server, peer: SocketAddr, request: &Parts) -> Result<(), Box<A
         put(&mut answer, header::ALLOW, "POST");
         return Err(Box::new(answer));
     }
-    match ready {
-        true => Ok(()),
-        false => Err(Box::new(ending())),
+    if !ready {
+        return Err(Box::new(ending()));
     }
+    let lease = server.gate.lease(grant);
+    lease.map_err(|spent| Box::new(wait(&spent.reason, spent.wait)))
 }
 
 fn ending() -> Answer {
@@ -270,6 +272,7 @@ fn ending() -> Answer {
 /// Takes a post and waits for what becomes of it.
 async fn post(
     server: &Server,
+    lease: &Lease,
     headers: &HeaderMap,
     body: Incoming,
     busy: &Busy,
@@ -293,7 +296,7 @@ async fn post(
         return Err(Box::new(text(StatusCode::BAD_REQUEST, &reason)));
     }
     check_room(server, named(header::CONTENT_LENGTH))?;
-    let (body, bytes) = read(server, body).await?;
+    let (body, bytes) = read(server, lease, body).await?;
     // Not before: who sends slowly keeps nobody out, and gives way to those who come.
     busy.store(true, Ordering::Release);
     let _counted = Counted::new(server);
@@ -393,9 +396,10 @@ fn too_large(server: &Server) -> Box<Answer> {
 /// Reads a body within its bounds and its time, and takes its share of what may be in flight as it comes.
 async fn read(
     server: &Server,
+    lease: &Lease,
     body: Incoming,
 ) -> Result<(Bytes, OwnedSemaphorePermit), Box<Answer>> {
-    let whole = timeout(server.plan.read_timeout, collect(server, body)).await;
+    let whole = timeout(server.plan.read_timeout, collect(server, lease, body)).await;
     whole.unwrap_or_else(|_| {
         let reason = "the body did not come in time (`read_timeout`)";
         Err(Box::new(text(StatusCode::REQUEST_TIMEOUT, reason)))
@@ -404,6 +408,7 @@ async fn read(
 
 async fn collect(
     server: &Server,
+    lease: &Lease,
     mut body: Incoming,
 ) -> Result<(Bytes, OwnedSemaphorePermit), Box<Answer>> {
     let mut held = hold(server, 0)?;
@@ -417,6 +422,7 @@ async fn collect(
         let Ok(data) = frame.into_data() else {
             continue;
         };
+        lease.sent(data.len());
         if whole.len() + data.len() > server.plan.bounds.body_bytes_max {
             return Err(too_large(server));
         }

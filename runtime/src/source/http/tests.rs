@@ -314,10 +314,14 @@ async fn while_a_run_ends_nothing_is_taken_and_what_was_is_answered() {
 }
 
 fn issue(folder: &tempfile::TempDir, scope: Scope) -> Issued {
+    issue_within(folder, scope, Limits::default())
+}
+
+fn issue_within(folder: &tempfile::TempDir, scope: Scope, limits: Limits) -> Issued {
     let wanted = Wanted {
         scopes: vec![scope],
         lifetime: None,
-        limits: Limits::default(),
+        limits,
     };
     let store = Store::of(&folder.path().join("state"));
     store.change(|ring| ring.create(wanted, now())).unwrap()
@@ -348,6 +352,41 @@ async fn only_a_credential_for_ingest_opens_where_one_is_asked_for() {
     assert_eq!(read(&mut source, 1).await.0, ["a"]);
     source.committer.commit(&at(1)).await.unwrap();
     assert_eq!(soon(posted).await.unwrap().status, 200);
+}
+
+/// Of sessions, and of bytes: `limits` of the credential are those of who posts with it too.
+#[tokio::test]
+async fn i4_who_posts_more_than_a_credential_allows_is_told_when_to_come_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits {
+        sessions: Some(1),
+        bytes_per_second: Some(1),
+    };
+    let issued = issue_within(&folder, Scope::Ingest, limits);
+    let (mut source, door) = source(&folder, json!({"auth": "required"}), None).await;
+    let secret = format!("Authorization: Bearer {}", issued.secret.reveal());
+    let headers = [TEXT, &secret];
+    let first = door.post(&headers, &"x".repeat(100));
+    assert_eq!(read(&mut source, 1).await.0.len(), 1);
+    let second = door.ask("POST", "/in", &headers, "x").await;
+    assert_eq!(second.status, 429);
+    assert!(second.body.contains("all 1 sessions"), "{second:?}");
+    source.committer.commit(&at(1)).await.unwrap();
+    assert_eq!(soon(first).await.unwrap().status, 200);
+    // What was posted is looked at once a second.
+    let refused = soon(async {
+        loop {
+            let answer = door.ask("POST", "/in", &[&secret], "").await;
+            if answer.status != 415 {
+                break answer;
+            }
+        }
+    });
+    let refused = refused.await;
+    assert_eq!(refused.status, 429);
+    let told = "more than 1 bytes a second";
+    assert!(refused.body.contains(told), "{refused:?}");
+    assert!(refused.head.contains("retry-after: "), "{refused:?}");
 }
 
 /// A browser asks before it posts JSON for a page of another origin, and shows the page no answer that does
