@@ -5,6 +5,9 @@
 const PROTOCOL = "wirefall.v1";
 const BACKOFF_MIN_MS = 100;
 const BACKOFF_MAX_MS = 30_000;
+/** After the sender has said that it restarts, its next process is expected any moment. */
+const RESTART_BACKOFF_MAX_MS = 500;
+const RESTART_LASTS_MS = 30_000;
 const RETRY_AFTER_MAX_MS = 3_600_000;
 /** Least wait after 4429: the sender has just said that it is too much. */
 const BUSY_MS = 1000;
@@ -63,6 +66,7 @@ export class Wirefall {
   #watch;
   #timer;
   #attempts = 0;
+  #restartsUntil = 0;
   #refusals = 0;
 
   /** Records, gaps and marks that came and are not handled, in order. */
@@ -236,6 +240,7 @@ export class Wirefall {
       this.#come({ position: from, since: 0 }, { gap: { lost } });
     } else if (type === "bye") {
       this.#bye = message;
+      if (message.reason === "restart") this.#restartsUntil = Date.now() + RESTART_LASTS_MS;
     }
   }
 
@@ -269,7 +274,8 @@ export class Wirefall {
   /** Comes again, after a wait with full jitter. */
   #broke(error) {
     const leastMs = Math.min(this.#bye?.retry_after_ms ?? (error.code === 4429 ? BUSY_MS : 0), RETRY_AFTER_MAX_MS);
-    const mostMs = Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS * 2 ** this.#attempts++);
+    const boundMs = Date.now() < this.#restartsUntil ? RESTART_BACKOFF_MAX_MS : BACKOFF_MAX_MS;
+    const mostMs = Math.min(boundMs, BACKOFF_MIN_MS * 2 ** this.#attempts++);
     const waitMs = leastMs + Math.random() * mostMs;
     this.#drop();
     this.#timer = setTimeout(() => this.#dial(), waitMs);

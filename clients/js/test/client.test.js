@@ -182,6 +182,24 @@ test("the sender's word on when to come again is kept", async t => {
   assert.equal(WebSocket.made.length, 3);
 });
 
+test("a sender that restarts is looked for twice a second, for half a minute", async t => {
+  dice(t, 0.999);
+  const { WebSocket, tick } = await start(t);
+  WebSocket.newest.open().bye("restart", 1012, { retry_after_ms: 300 });
+  await tick(400);
+  for (let spentMs = 400; spentMs < 29_000; spentMs += 500) {
+    const before = WebSocket.made.length;
+    WebSocket.newest.end(1006);
+    await tick(500);
+    assert.equal(WebSocket.made.length, before + 1, `after ${spentMs}`);
+  }
+  await tick(2000);
+  WebSocket.newest.end(1006);
+  const before = WebSocket.made.length;
+  await tick(5000);
+  assert.equal(WebSocket.made.length, before, "then as after any break");
+});
+
 test("silence for two heartbeats is a dead connection", async t => {
   dice(t, 0);
   const { WebSocket, told, tick } = await start(t);

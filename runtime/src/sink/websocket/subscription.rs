@@ -23,7 +23,7 @@ use super::layers::Layers;
 use super::line::{Line, Moved};
 use super::outbound::Control;
 use super::protocol::{
-    Heard, Hello, Kind, PLAIN, Place, Receiver, Request, V1, Wanted, Wrong, close,
+    Heard, Hello, Kind, PLAIN, Place, Reason, Receiver, Request, V1, Wanted, Wrong, close,
 };
 use super::{tls, words};
 use crate::journal::Position;
@@ -38,6 +38,10 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bounds of the wait before another attempt; it doubles, and is drawn from 0 up to it.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// For so long after a server has said that it restarts, the next one is expected any moment:
+const RESTART_LASTS: Duration = Duration::from_secs(30);
+/// the bound of the wait is no longer than this.
+const RESTART_BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// Longest wait that a server may ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
 /// Longest wait for the answer to our Close.
@@ -151,6 +155,8 @@ pub struct Subscription {
     wait: Duration,
     /// What the server asked to wait, when it said good-bye.
     asked_wait: Duration,
+    /// Until when a server that restarts is expected back.
+    restart_until: Option<Instant>,
     /// When the next attempt is due.
     dial_at: Instant,
     /// When the server was last heard.
@@ -215,6 +221,7 @@ impl Subscription {
             was_connected: false,
             was_welcome: false,
             asked_wait: Duration::ZERO,
+            restart_until: None,
             dial_at: Instant::now(),
             heard_at: Instant::now(),
             pinged: false,
@@ -461,6 +468,9 @@ impl Subscription {
             Heard::Bye(bye) => {
                 let after = Duration::from_millis(bye.retry_after_ms.unwrap_or(0));
                 self.asked_wait = after.min(RETRY_AFTER_MAX);
+                if bye.reason == Reason::Restart {
+                    self.restart_until = Some(Instant::now() + RESTART_LASTS);
+                }
                 Some(Event::Parting)
             }
             Heard::Life => None,
@@ -507,7 +517,15 @@ impl Subscription {
         self.line = None;
         self.pinged = false;
         let wait = self.asked_wait + self.wait.mul_f64(fastrand::f64());
-        self.wait = (self.wait * 2).min(self.manner.backoff.1);
+        let (least, most) = self.manner.backoff;
+        let restarts = self
+            .restart_until
+            .is_some_and(|until| Instant::now() < until);
+        let most = match restarts {
+            true => most.min(RESTART_BACKOFF_MAX).max(least),
+            false => most,
+        };
+        self.wait = (self.wait * 2).min(most);
         self.dial_at = Instant::now() + wait;
         Event::Broken { reason, wait }
     }

@@ -16,7 +16,7 @@ use crate::sink::framing::push_header;
 
 /// When a receiver is to come again after a restart: soon, but not all in the same moment as the port
 /// is opened again.
-const RESTART_RETRY: Duration = Duration::from_secs(1);
+const RESTART_RETRY: Duration = Duration::from_millis(300);
 
 /// What the journal and the stream are like when a receiver subscribes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
