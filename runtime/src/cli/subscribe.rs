@@ -44,7 +44,7 @@ pub struct Args {
     url: String,
     /// Where to begin: earliest, latest, -N (the newest N records), or a position; by default where
     /// the cursor of --name stands, else latest
-    #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
+    #[arg(long, value_name = "PLACE", allow_hyphen_values = true, value_parser = From::written)]
     from: Option<From>,
     /// Name of a cursor that the server keeps: it moves as records are safe here
     #[arg(long, value_name = "NAME", value_parser = name)]

@@ -236,7 +236,7 @@ fn protocol_of(config: &Config, problems: &mut Vec<Problem>) -> Protocol {
 }
 
 fn wanted(config: &Config, problems: &mut Vec<Problem>) -> Wanted {
-    let from = config.from.as_deref().map(str::parse::<From>).transpose();
+    let from = config.from.as_deref().map(From::written).transpose();
     let from = from.unwrap_or_else(|wrong| {
         problems.push(Problem::error("/from", wrong.to_string()));
         None

@@ -122,6 +122,24 @@ impl std::str::FromStr for From {
     }
 }
 
+impl From {
+    /// What somebody has written: a misspelt word is no position, for that would read everything again.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn written(text: &str) -> Result<Self, Wrong> {
+        let from = text.parse()?;
+        let is_word = text.bytes().all(|byte| byte.is_ascii_alphabetic());
+        match from {
+            Self::Position(_) if is_word => Err(Wrong::new(format!(
+                "`{text}` is no place to begin: that is earliest, latest, -N (the newest N records), or a position \
+                 as a sender gave it"
+            ))),
+            from => Ok(from),
+        }
+    }
+}
+
 impl fmt::Display for From {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
