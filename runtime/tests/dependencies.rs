@@ -90,11 +90,21 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli/"]),
     (
         "hyper",
-        &["pipeline/operations", "sink/websocket", "source/http"],
+        &[
+            "pipeline/operations",
+            "port/",
+            "sink/websocket",
+            "source/http",
+        ],
     ),
     (
         "hyper_util",
-        &["pipeline/operations", "sink/websocket", "source/http"],
+        &[
+            "pipeline/operations",
+            "port/",
+            "sink/websocket",
+            "source/http",
+        ],
     ),
     ("glob", &["source/"]),
     ("flate2", &["source/"]),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::journal::Journal;
@@ -19,13 +19,12 @@ use crate::metrics::exposition::Page;
 use crate::port::answer::{Answer, metrics, put, text};
 use crate::port::door::Door;
 use crate::port::hosts::{Hosts, allow};
+use crate::port::requests;
 use crate::port::visitors::Visitors;
 use crate::sink::{Delivery, Stop};
 
 /// Most connections at a time (I4); then the one that was silent for longest gives way.
 const VISITORS_MAX: usize = 32;
-/// Most bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Longest wait for a request.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -78,11 +77,7 @@ async fn visit(stream: TcpStream, watched: Arc<Watched>) {
         let answer = watched.answer(&request);
         async { Ok::<_, Infallible>(answer) }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(READ_TIMEOUT)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+    let connection = requests(READ_TIMEOUT).serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
         tracing::debug!("request failed: {error}");
     }

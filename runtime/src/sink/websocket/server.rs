@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -24,6 +24,7 @@ use crate::port::door::Door;
 use crate::port::gate::Gate;
 use crate::port::keys::PortPlan;
 use crate::port::probe::probe;
+use crate::port::requests;
 use crate::port::tls::Tls;
 use crate::port::visitors::Visitors;
 use crate::sink::framing::Framing;
@@ -51,8 +52,6 @@ mod wire;
 
 pub use config::{check, schema};
 
-/// Most bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Connections beyond `subscribers_max`, for the page, for health checks and for being refused.
 const VISITORS_MAX: usize = 64;
 /// Most bytes of a subscriber that the kernel holds without sending them: two pieces of what is written
@@ -391,10 +390,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, hub: &Arc<Hub>) {
         let answer = http::answer(hub, peer, request);
         async move { Ok::<_, std::convert::Infallible>(answer) }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(patience)
-        .max_buf_size(HEAD_BYTES_MAX)
+    let connection = requests(patience)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     // Twice: for the request, and for the peer to take the answer.

@@ -17,7 +17,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -37,11 +37,10 @@ use crate::port::farewell::farewell;
 use crate::port::gate::presented::client;
 use crate::port::gate::{Gate, Lease};
 use crate::port::hosts::allow;
+use crate::port::requests;
 use crate::port::tls::Tls;
 use crate::port::visitors::{Busy, Visitors};
 
-/// Most bytes of a request's head.
-const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Connections beyond `requests_max`, for those who ask and are refused.
 const VISITORS_MAX: usize = 64;
 /// Longest wait, while a run ends, for answers to leave.
@@ -178,11 +177,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, busy: B
         let answer = answer(&server, peer, request, &busy);
         Box::pin(async { Ok::<_, Infallible>(answer.await) })
     });
-    let mut connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(patience)
-        .max_buf_size(HEAD_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = requests(patience).serve_connection(TokioIo::new(stream), service);
     if let Err(error) = poll_fn(|cx| connection.poll_without_shutdown(cx)).await {
         tracing::debug!(%peer, "request failed: {error}");
     }

@@ -70,6 +70,8 @@ impl SinkPlan for ClientPlan {
                 Push::new(&context.pipeline, journal.epoch(), &self.framing, tail)
             });
             let cursor = journal.pin(push.as_ref().map_or(from, Push::named));
+            // Until it has one for the first time, too.
+            context.metrics.disconnected.set(1);
             let session = Session::new(self.rules.clone(), from, fastrand::u64(..));
             let sink: Box<dyn Sink> = Box::new(Client {
                 plan: self.clone(),
