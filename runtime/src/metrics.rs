@@ -14,6 +14,8 @@ pub struct Metrics {
     pub flow: Flow,
     /// Posts to the source `http`.
     pub posts: Posts,
+    /// Keys of posts that were forgotten although the journal kept their records.
+    pub keys_forgotten: Counter,
     /// Records handed to a peer, resends included.
     pub records_sent: Counter,
     /// Payload bytes handed to a peer.

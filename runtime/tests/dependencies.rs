@@ -110,6 +110,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("flate2", &["source/"]),
     ("zstd", &["source/"]),
     ("crc32fast", &["journal/disk"]),
+    ("redb", &["source/http/keys_file"]),
 ];
 
 /// What is given bytes, times and facts, and returns decisions: paths are prefixes relative to `src`.

@@ -482,6 +482,19 @@ impl Journal for Disk {
         self.shared.state().checkpoint.clone()
     }
 
+    fn forgotten(&self) -> Checkpoint {
+        let state = self.shared.state();
+        let mut settled = state.segments.iter().map(|segment| &segment.settled);
+        let before_all = settled.next().cloned().unwrap_or_default();
+        // Where the sources began anew since, those positions are not the ones of today.
+        let began_anew = settled.any(|settled| *settled == Checkpoint::default());
+        if began_anew {
+            Checkpoint::default()
+        } else {
+            before_all
+        }
+    }
+
     fn trouble(&self) -> Option<String> {
         self.shared.state().trouble.clone()
     }

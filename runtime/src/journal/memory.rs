@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use super::cursors::Cursors;
 use super::pins::Pins;
 use super::{Bookmark, Chunk, Cursor, Journal, JournalError, Marks, Position, Read, publish};
-use crate::checkpoint::Delta;
+use crate::checkpoint::{Checkpoint, Delta};
 use crate::driver::BoxFuture;
 
 /// What a memory journal keeps.
@@ -45,6 +45,10 @@ struct Shared {
 #[derive(Default)]
 struct State {
     chunks: VecDeque<Chunk>,
+    /// What each of the chunks settles, with the appends without frames behind it.
+    settled: VecDeque<Vec<Delta>>,
+    /// Settled before the oldest chunk.
+    forgotten: Checkpoint,
     bytes: u64,
     head: Position,
     closed: bool,
@@ -75,6 +79,33 @@ impl State {
     fn drop_oldest(&mut self) {
         if let Some(chunk) = self.chunks.pop_front() {
             self.bytes -= chunk.bytes();
+            self.settled
+                .pop_front()
+                .into_iter()
+                .for_each(|settled| self.forget(settled));
+        }
+    }
+
+    fn forget(&mut self, settled: Vec<Delta>) {
+        for delta in settled {
+            let forgotten = self.forgotten.settle(&delta);
+            debug_assert!(forgotten.is_ok(), "the books settle each position once");
+        }
+    }
+
+    /// What an append without frames settles goes when the chunk before it does.
+    fn settle(&mut self, deltas: Vec<Delta>) {
+        let Some(newest) = self.settled.back_mut() else {
+            return self.forget(deltas);
+        };
+        for delta in deltas {
+            let is_next = |before: &&mut Delta| {
+                before.to == delta.from && before.partition == delta.partition
+            };
+            match newest.iter_mut().find(is_next) {
+                Some(before) => before.to = delta.to,
+                None => newest.push(delta),
+            }
         }
     }
 }
@@ -113,7 +144,11 @@ impl Shared {
     }
 
     /// Appends if there is room; else gives the chunk back.
-    fn try_append(&self, mut chunk: Chunk) -> Result<Result<Position, Chunk>, JournalError> {
+    fn try_append(
+        &self,
+        mut chunk: Chunk,
+        settled: &mut Vec<Delta>,
+    ) -> Result<Result<Position, Chunk>, JournalError> {
         let bytes = chunk.bytes();
         let bytes_max = self.retention.bytes_max;
         let mut state = self.state();
@@ -134,6 +169,7 @@ impl Shared {
         state.head = chunk.end();
         state.bytes += bytes;
         state.chunks.push_back(chunk);
+        state.settled.push_back(std::mem::take(settled));
         let head = state.head;
         self.trim(&mut state);
         drop(state);
@@ -161,16 +197,18 @@ impl Journal for Memory {
     fn append(
         &self,
         chunk: Chunk,
-        _settled: Vec<Delta>,
+        settled: Vec<Delta>,
     ) -> BoxFuture<'_, Result<Position, JournalError>> {
         Box::pin(async move {
+            let (mut chunk, mut settled) = (chunk, settled);
             if chunk.frames.is_empty() {
-                return Ok(self.shared.state().head);
+                let mut state = self.shared.state();
+                state.settle(settled);
+                return Ok(state.head);
             }
-            let mut chunk = chunk;
             loop {
                 let freed = self.shared.freed.notified();
-                match self.shared.try_append(chunk)? {
+                match self.shared.try_append(chunk, &mut settled)? {
                     Ok(head) => return Ok(head),
                     Err(given_back) => chunk = given_back,
                 }
@@ -229,6 +267,10 @@ impl Journal for Memory {
 
     fn survives_crash(&self) -> bool {
         false
+    }
+
+    fn forgotten(&self) -> Checkpoint {
+        self.shared.state().forgotten.clone()
     }
 }
 

@@ -260,6 +260,9 @@ pub trait Journal: Send + Sync {
         Checkpoint::default()
     }
 
+    /// The source positions of which it keeps nothing any more: what was settled before its oldest record.
+    fn forgotten(&self) -> Checkpoint;
+
     /// Why it waits, if it does: a disk that is full or gives errors. It tries again by itself.
     fn trouble(&self) -> Option<String> {
         None

@@ -46,6 +46,12 @@ impl Page {
                     .counts()
                     .map(|(status, count)| (Some(("status", status)), count)),
             );
+            page.family(
+                Kind::Counter,
+                "keys_forgotten_total",
+                "Idempotency keys of posts that were forgotten although the journal kept their records.",
+                [(None::<(_, &str)>, metrics.keys_forgotten.get())],
+            );
         }
         page
     }

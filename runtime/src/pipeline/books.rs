@@ -416,8 +416,9 @@ impl Books {
     }
 
     /// Commits what is settled.
-    pub(super) async fn commit(&mut self) -> Result<(), RunError> {
+    pub(super) async fn commit(&mut self, journal: &dyn Journal) -> Result<(), RunError> {
         if self.uncommitted {
+            self.committer.forgotten(&journal.forgotten());
             self.committer.commit(&self.checkpoint).await?;
             self.uncommitted = false;
         }

@@ -220,7 +220,7 @@ impl Run<'_> {
             }
         }
         let _ = timeout(ABORT_GRACE, self.reading_ended()).await;
-        if let Err(error) = self.books.commit().await {
+        if let Err(error) = self.books.commit(self.journal).await {
             self.fail(error);
         }
         let kept = self.books.kept_in_journal();
@@ -331,12 +331,12 @@ impl Run<'_> {
                 }
                 () = until(flush_at), if append.is_none() => self.books.framer.close(),
                 () = async {}, if self.books.is_awaited() => {
-                    if let Err(error) = self.books.commit().await {
+                    if let Err(error) = self.books.commit(self.journal).await {
                         self.fail(error);
                     }
                 }
                 _ = commit.tick(), if self.books.has_news() => {
-                    if let Err(error) = self.books.commit().await {
+                    if let Err(error) = self.books.commit(self.journal).await {
                         self.fail(error);
                     }
                 }

@@ -2,7 +2,8 @@
 //!
 //! Owns the config and the two halves of the source. An answer of 200 is given by the engine's commit and
 //! by nothing else (I1); whoever has none posts again. `serve` speaks HTTP, `body` finds the records,
-//! `desk` knows who waits for what, `keys` which posts have been taken before, `outcome` what they are told.
+//! `desk` knows who waits for what, `keys` which posts have been taken before (`keys_file` keeps them),
+//! `outcome` what they are told.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use self::body::{Bounds, Cut};
 use self::desk::{Desk, Posted};
 use self::keys::Keys;
+use self::keys_file::KeysFile;
 use self::serve::Server;
 use super::{BatchLimits, Committer, Reader, Source, SourceContext, SourceError, SourcePlan};
 use crate::checkpoint::Checkpoint;
@@ -34,6 +36,7 @@ use crate::units::{ByteSize, Span};
 mod body;
 mod desk;
 mod keys;
+mod keys_file;
 mod outcome;
 mod serve;
 
@@ -90,11 +93,12 @@ struct Config {
     /// Most posts that are not answered yet; further ones are answered 429.
     #[serde(default = "defaults::requests_max")]
     requests_max: NonZeroU32,
-    /// Most idempotency keys that are known: as many as are posted while the journal keeps their records
-    /// are right. Each takes some 400 bytes of memory.
-    #[serde(default = "defaults::keys_max")]
-    #[schemars(range(min = 1, max = 1_000_000))]
-    keys_max: u32,
+    /// Most idempotency keys that are known; by default 10,000,000 with a journal on disk, of 200 bytes
+    /// there or so, and 1,000,000 with one in memory. They are known as long as the journal keeps their
+    /// records, and the newest 100,000 longer; beyond `keys_max` the oldest are forgotten early, which is
+    /// logged and counted.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    keys_max: Option<u32>,
     /// Longest wait for the head of a request, and then for its body.
     #[serde(default = "defaults::read_timeout")]
     read_timeout: Span,
@@ -119,15 +123,15 @@ mod defaults {
         NonZeroU32::new(256).expect("256 is not zero")
     }
 
-    pub(super) fn keys_max() -> u32 {
-        100_000
-    }
-
     pub(super) fn read_timeout() -> Span {
         Span(Duration::from_secs(10))
     }
 }
 
+/// `keys_max` by default: far more than a journal has posts, if they are not tiny.
+const KEYS_ON_DISK_MAX: u32 = 10_000_000;
+/// The same where they are in memory, as the journal is.
+const KEYS_IN_MEMORY_MAX: u32 = 1_000_000;
 /// Paths that the port has of its own.
 const TAKEN: [&str; 2] = ["/healthz", "/readyz"];
 /// What `body_max` may be: a batch counts its bytes with 32 bits.
@@ -141,7 +145,7 @@ struct Plan {
     bounds: Bounds,
     in_flight: u64,
     requests_max: u32,
-    keys_max: usize,
+    keys_max: Option<u32>,
     read_timeout: Duration,
 }
 
@@ -189,10 +193,34 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
             },
             in_flight: config.in_flight.0,
             requests_max: config.requests_max.get(),
-            keys_max: config.keys_max as usize,
+            keys_max: config.keys_max,
             read_timeout: config.read_timeout.0,
         })),
         _ => Err(problems),
+    }
+}
+
+impl Plan {
+    fn keys(&self, context: &SourceContext, position: u64) -> Result<Keys, SourceError> {
+        let on_disk = context.resume_at.is_some();
+        let path = context.state_dir.join("posts.redb");
+        let file = match on_disk {
+            true => KeysFile::open(path.clone(), position, context.fresh),
+            false => KeysFile::in_memory(),
+        };
+        let file = file.map_err(|error| SourceError::Environment {
+            message: format!(
+                "{}: the keys of posts cannot be read: {error}\n  give the file back what it lacks, or move it \
+                 away: then posts that come again are taken again",
+                path.display()
+            ),
+        })?;
+        let keys_max = self.keys_max.unwrap_or(match on_disk {
+            true => KEYS_ON_DISK_MAX,
+            false => KEYS_IN_MEMORY_MAX,
+        });
+        let metrics = Arc::clone(&context.metrics);
+        Ok(Keys::new(file, keys_max.into(), metrics))
     }
 }
 
@@ -240,15 +268,7 @@ impl SourcePlan for Plan {
             let door = Door::open(self.port.listen).map_err(wrong)?;
             let address = door.address();
             let position = context.resume_at(&partition()).unwrap_or(0);
-            let keys = match context.resume_at {
-                Some(_) => Keys::open(
-                    context.state_dir.join("posts.ndjson"),
-                    self.keys_max,
-                    position,
-                    context.fresh,
-                )?,
-                None => Keys::new(self.keys_max),
-            };
+            let keys = self.keys(&context, position)?;
             let (sender, received) = mpsc::unbounded_channel();
             let desk = Desk::new(sender, keys);
             let over = CancellationToken::new();
@@ -398,6 +418,12 @@ impl Committer for Answering {
             }
             Ok(())
         })
+    }
+
+    fn forgotten(&mut self, checkpoint: &Checkpoint) {
+        if let Some(position) = checkpoint.position(&partition()) {
+            self.desk.forget(position);
+        }
     }
 
     fn failed(&mut self, _: &Partition, position: u64, reason: &str) {

@@ -186,6 +186,9 @@ pub trait Committer: Send {
     /// failover, or dropped, for this reason. Told before it is settled.
     fn failed(&mut self, _partition: &Partition, _position: u64, _reason: &str) {}
 
+    /// The journal keeps nothing any more of what is settled here; told with each commit.
+    fn forgotten(&mut self, _: &Checkpoint) {}
+
     /// Whether somebody waits for each commit: then it comes as soon as there is something to commit, and
     /// not with the others.
     fn is_awaited(&self) -> bool {

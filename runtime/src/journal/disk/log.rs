@@ -352,7 +352,7 @@ impl Log {
             let _ = previous.file.cut(extent.bytes);
         }
         let bytes = bytes.len() as u64;
-        let segment = Segment::new(self.sequence, head.first, file, bytes);
+        let segment = Segment::new(head, file, bytes);
         self.segments.push_back(Arc::new(segment));
         self.written_bytes = bytes;
         self.synced_bytes = bytes;

@@ -191,7 +191,7 @@ impl Recovery<'_> {
         let name = name(head.sequence);
         let length = file.bytes().map_err(doing(format!("reading {name}")))?;
         let start = head.encode().len() as u64;
-        let segment = Segment::new(head.sequence, head.first, Arc::clone(file), start);
+        let segment = Segment::new(head.clone(), Arc::clone(file), start);
         let mut scan = Scan::new(&segment, start, length);
         let mut synced_bytes = 0; // not even the head, before a record says so
         loop {
@@ -266,7 +266,7 @@ impl Recovery<'_> {
         };
         let end = next.previous_bytes;
         let start = head.encode().len() as u64;
-        let segment = Segment::new(number, head.first, file, start);
+        let segment = Segment::new(head.clone(), file, start);
         let mut scan = Scan::new(&segment, start, end);
         while scan.at < end {
             let at = scan.at;

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 
 use super::folder::{File, read_full};
-use super::format::{RECORD_HEAD_BYTES, RecordHead, decode_record, decode_record_head};
-use crate::checkpoint::Delta;
+use super::format::{Head, RECORD_HEAD_BYTES, RecordHead, decode_record, decode_record_head};
+use crate::checkpoint::{Checkpoint, Delta};
 use crate::journal::{Chunk, Position};
 
 /// Bytes between two places that the index knows: what a read looks through at most.
@@ -34,6 +34,8 @@ pub struct Segment {
     pub sequence: u64,
     /// The position of its first record.
     pub first: Position,
+    /// What was settled before it.
+    pub settled: Checkpoint,
     pub(super) file: Arc<dyn File>,
     head_bytes: u64,
     index: Mutex<Index>,
@@ -74,10 +76,12 @@ pub enum Unreadable {
 
 impl Segment {
     /// A segment whose records begin at offset `head_bytes`; none is known yet.
-    pub fn new(sequence: u64, first: Position, file: Arc<dyn File>, head_bytes: u64) -> Self {
+    pub fn new(head: Head, file: Arc<dyn File>, head_bytes: u64) -> Self {
+        let first = head.first;
         Self {
-            sequence,
+            sequence: head.sequence,
             first,
+            settled: head.checkpoint,
             file,
             head_bytes,
             index: Mutex::new(Index {

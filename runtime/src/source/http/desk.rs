@@ -17,13 +17,16 @@ const REJECTED_MAX: usize = 1000;
 /// Longest reason of one.
 const REASON_BYTES_MAX: usize = 512;
 
+/// Where whoever posts is told.
+type Told = oneshot::Sender<Result<Outcome, Untaken>>;
+
 /// A post on its way to the reader.
 pub(super) struct Posted {
     pub(super) records: Cut,
     pub(super) key: Option<Key>,
     /// How many of its records were taken by an earlier run, and are not among `records`.
     pub(super) from: u64,
-    pub(super) answer: oneshot::Sender<Outcome>,
+    pub(super) answer: Told,
     /// Its share of what may be in flight.
     pub(super) held: Vec<OwnedSemaphorePermit>,
 }
@@ -36,7 +39,7 @@ struct Waiting {
     key: Option<Key>,
     failed: u64,
     rejected: Vec<Rejected>,
-    answer: oneshot::Sender<Outcome>,
+    answer: Told,
     _held: Vec<OwnedSemaphorePermit>,
 }
 
@@ -61,12 +64,14 @@ pub(super) enum Untaken {
     Busy,
     /// Its key was given to another.
     Differs,
+    /// The keys cannot be read or written now; the log says why.
+    Unkept,
 }
 
 /// What a post gets.
 pub(super) enum Post {
-    /// A wait for its outcome; an error where there is none.
-    Waits(oneshot::Receiver<Outcome>),
+    /// A wait for its outcome; an error where the run ends before it is known.
+    Waits(oneshot::Receiver<Result<Outcome, Untaken>>),
     /// It was taken before.
     Taken(Outcome),
 }
@@ -97,7 +102,7 @@ impl Desk {
         };
         let mut from = 0;
         if let Some(key) = &key {
-            match state.keys.claim(key) {
+            match state.keys.claim(*key).map_err(|_| Untaken::Unkept)? {
                 Claim::Take(done) => from = done,
                 Claim::Taken(outcome) => return Ok(Post::Taken(outcome)),
                 Claim::Busy => return Err(Untaken::Busy),
@@ -141,9 +146,11 @@ impl Desk {
         }
         let mut state = self.state();
         let intents: Vec<Intent> = waiting.iter().filter_map(Waiting::intent).collect();
-        if let Err(error) = state.keys.intend(&intents) {
-            tracing::warn!("posts are refused: the keys cannot be written down: {error}");
-            waiting.iter().for_each(|one| state.release(one));
+        if state.keys.intend(&intents, first).is_err() {
+            for one in waiting {
+                one.key.into_iter().for_each(|key| state.keys.release(key));
+                let _ = one.answer.send(Err(Untaken::Unkept)); // whoever is gone posts again, or does not
+            }
             return Vec::new();
         }
         state.waiting.extend(waiting);
@@ -171,22 +178,31 @@ impl Desk {
     /// All records before `position` are safe: those who wait for them are answered.
     pub(super) fn settle(&self, position: u64) {
         let mut state = self.state();
+        let mut settled = Vec::new();
         while let Some(one) = state.waiting.pop_front_if(|one| one.last <= position) {
             let mut rejected = one.rejected.clone();
             rejected.sort_by_key(|one| one.index);
             let records = one.from + (one.last - one.first);
+            // What failed of those before `from` an earlier run has told nobody.
+            let is_whole = one.from == 0;
             let outcome = Outcome {
                 records,
-                accepted: Some(records - one.failed),
-                rejected: Some(rejected),
+                accepted: is_whole.then_some(records - one.failed),
+                rejected: is_whole.then_some(rejected),
                 replayed: false,
             };
-            if let Some(intent) = one.intent() {
-                state.keys.settle(intent, outcome.remembered());
-            }
+            settled.extend(one.intent().map(|intent| (intent, outcome.remembered())));
             // Whoever is gone asks again with the key, or does not.
-            let _ = one.answer.send(outcome);
+            let _ = one.answer.send(Ok(outcome));
         }
+        if !settled.is_empty() {
+            state.keys.settle(&settled);
+        }
+    }
+
+    /// The journal keeps no record before `position` any more.
+    pub(super) fn forget(&self, position: u64) {
+        self.state().keys.forget(position);
     }
 
     /// Takes nothing more.
@@ -209,21 +225,14 @@ impl Desk {
         let mut state = self.state();
         state.posts = None;
         state.waiting.clear();
-    }
-}
-
-impl State {
-    fn release(&mut self, one: &Waiting) {
-        if let Some(key) = &one.key {
-            self.keys.release(key);
-        }
+        state.keys.close();
     }
 }
 
 impl Waiting {
     fn intent(&self) -> Option<Intent> {
         Some(Intent {
-            key: self.key.clone()?,
+            key: self.key?,
             first: self.first,
             last: self.last,
             from: self.from,

@@ -3,7 +3,7 @@
 //! Owns the answer's form, and how much of it is remembered with a key. Called by `desk`, which says it, and
 //! by `keys`, which says it again.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Most bytes of reasons that are remembered of a post that has a key (I4).
 const REMEMBERED_BYTES_MAX: usize = 1024;
@@ -26,7 +26,7 @@ pub(super) struct Outcome {
 }
 
 /// A record that did not come through.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Rejected {
     /// Which of the post.
     pub(super) index: u64,
@@ -37,13 +37,15 @@ pub(super) struct Rejected {
 impl Outcome {
     /// As it is told to those who post the same again.
     pub(super) fn remembered(&self) -> Self {
-        let rejected = self.rejected.as_deref().unwrap_or_default();
-        let bytes: usize = rejected
-            .iter()
-            .map(|one| one.reason.len() + size_of::<Rejected>())
-            .sum();
+        let bytes = |rejected: &[Rejected]| -> usize {
+            let each = rejected.iter();
+            each.map(|one| one.reason.len() + size_of::<Rejected>())
+                .sum()
+        };
+        let rejected = self.rejected.as_ref();
+        let is_short = |rejected: &&Vec<Rejected>| bytes(rejected) <= REMEMBERED_BYTES_MAX;
         Self {
-            rejected: (bytes <= REMEMBERED_BYTES_MAX).then(|| rejected.to_vec()),
+            rejected: rejected.filter(is_short).cloned(),
             replayed: true,
             ..*self
         }

@@ -303,11 +303,14 @@ async fn post(
     let held = vec![request, bytes, beside(server, &records)?];
     let outcome = match server.desk.post(records, key, held) {
         Ok(Post::Taken(outcome)) => outcome,
-        Ok(Post::Waits(outcome)) => outcome.await.map_err(|_| {
-            let reason = "the run ended before the records were safe; post them again";
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            Box::new(later(status, reason, ENDING_WAIT))
-        })?,
+        Ok(Post::Waits(outcome)) => {
+            let outcome = outcome.await.map_err(|_| {
+                let reason = "the run ended before the records were safe; post them again";
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                Box::new(later(status, reason, ENDING_WAIT))
+            })?;
+            outcome.map_err(|untaken| Box::new(told(untaken)))?
+        }
         Err(untaken) => return Err(Box::new(told(untaken))),
     };
     Ok(safe(&outcome))
@@ -339,6 +342,10 @@ fn told(untaken: Untaken) -> Answer {
             StatusCode::UNPROCESSABLE_ENTITY,
             "the Idempotency-Key was given to another body",
         ),
+        Untaken::Unkept => {
+            let reason = "Idempotency-Keys cannot be written down now; post it again later";
+            later(StatusCode::SERVICE_UNAVAILABLE, reason, BUSY_WAIT)
+        }
     }
 }
 
