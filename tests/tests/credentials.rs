@@ -289,6 +289,37 @@ fn a_rotation_ends_the_sessions_of_the_old_secret_after_its_grace() {
     run.wait().expect(0);
 }
 
+/// At the source and at the sink, and while others show wrong ones.
+#[test]
+fn a_credential_opens_from_when_it_is_made() {
+    let folder = Folder::new();
+    let source = ["listen: 127.0.0.1:0", "auth: required"].map(str::to_owned);
+    let pipeline = pipelines::pipeline(&folder, "http", &source, &source, "");
+    create(&pipeline, "operate");
+    let mut run = wirefall(["run", text(&pipeline)]);
+    let stream = run.wait_for_line("stream  ");
+    let post = run.wait_for_line("post    ");
+    let status = |url: &str, path: &str, secret: &str| {
+        let request = format!("POST {path}");
+        let shown =
+            format!("Authorization: Bearer {secret}\r\nContent-Length: 0\r\nConnection: close\r\n");
+        let answer = ask(url, &request, &shown);
+        let status = answer.split(' ').nth(1).expect("a status");
+        status.to_owned()
+    };
+    let ingest = parts(&post).1;
+    let tickets = format!("{}/tickets", parts(&stream).1);
+    for _ in 0..5 {
+        assert_eq!(status(&post, ingest, WRONG), "401");
+        let secret = word(&create(&pipeline, "ingest,subscribe"), "secret");
+        // Its media type is asked about once it is let in.
+        assert_eq!(status(&post, ingest, &secret), "415");
+        assert_eq!(status(&stream, &tickets, &secret), "200");
+    }
+    run.signal(Signal::Terminate);
+    run.wait().expect(0);
+}
+
 /// Over a rotation and a kill, and until it is revoked.
 #[test]
 fn a_name_stays_with_the_credential_that_used_it_first() {

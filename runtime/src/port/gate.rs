@@ -1,28 +1,29 @@
 //! Who is let in: credentials of the stream, tickets, and what becomes of those who show neither.
 //!
-//! Owns the decision and its memory: the keyring as the file has it now, tickets that are out, sessions
+//! Owns the decision and its memory: the credentials as their file has them now, tickets that are out, sessions
 //! that are in, addresses that failed. Never sees a request beyond its headers, and answers none but a
 //! refusal. Called for each request of a port, and once by its owner to follow the file.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
 use http::{StatusCode, header};
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::followed::Followed;
 use self::leases::Leases;
 use self::presented::{Presented, presented};
 use self::throttle::{Failure, Throttle};
 use self::tickets::{NoTicket, Tickets};
 use crate::credentials::store::now;
 use crate::credentials::{Denial, Grant, Keyring, Scope, Store, secret};
-use crate::files::Stamp;
 use crate::metrics::Counter;
 use crate::port::answer::{Answer, put, text, wait};
 use crate::units::Secret;
 
+mod followed;
 mod leases;
 pub mod presented;
 mod throttle;
@@ -31,7 +32,7 @@ mod tickets;
 pub use leases::{Ended, Lease, Over, Spent};
 pub use tickets::LIFETIME as TICKET_LIFETIME;
 
-/// How often the file is looked at, and sessions whose credential has ended are closed.
+/// How often the file is looked at in any case, and sessions whose credential has ended are closed.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 
 /// Why somebody is not let in.
@@ -125,47 +126,9 @@ pub struct Gate {
 }
 
 struct Guard {
-    store: Store,
-    /// The keyring, and the version of the file that it is of.
-    ring: RwLock<(Arc<Keyring>, Option<Stamp>)>,
+    credentials: Followed,
     tickets: Mutex<Tickets>,
     leases: Leases,
-}
-
-impl Guard {
-    fn ring(&self) -> Arc<Keyring> {
-        let ring = self.ring.read();
-        Arc::clone(&ring.expect("no code panics while it holds the keyring").0)
-    }
-
-    /// Reads the file again where it is another one. Where it cannot be read, what was read last goes on.
-    fn reload(&self) {
-        let stamp = self.store.stamp();
-        let known = self.ring.read().expect("see `ring`").1;
-        if stamp == known {
-            return;
-        }
-        // Taken note of in any case: what is wrong is told once, not every second.
-        let ring = match self.store.load() {
-            Ok(Some(ring)) => {
-                tracing::info!(
-                    credentials = ring.credentials.len(),
-                    "credentials were read again"
-                );
-                Arc::new(ring)
-            }
-            Ok(None) => {
-                let path = self.store.path().display();
-                tracing::warn!("{path} is gone; the credentials that it had go on");
-                self.ring()
-            }
-            Err(error) => {
-                tracing::warn!("{error}; the credentials that were read before go on");
-                self.ring()
-            }
-        };
-        *self.ring.write().expect("see `ring`") = (ring, stamp);
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -178,8 +141,7 @@ impl Gate {
     /// # Errors
     /// Credentials are asked for, and there are none or they cannot be read; in words.
     pub fn open(store: Store, asks: bool) -> Result<Self, String> {
-        let stamp = store.stamp();
-        if !asks && stamp.is_some() {
+        if !asks && store.stamp().is_some() {
             tracing::warn!(
                 "{} has credentials, and `auth: none` asks for none",
                 store.path().display()
@@ -187,21 +149,11 @@ impl Gate {
         }
         let guard = match asks {
             false => None,
-            true => {
-                let ring = store.load().map_err(|error| error.to_string())?;
-                let ring = ring.ok_or_else(|| {
-                    format!(
-                        "{} is not there, so nobody could come in; `wirefall credentials create` makes it",
-                        store.path().display()
-                    )
-                })?;
-                Some(Guard {
-                    ring: RwLock::new((Arc::new(ring), stamp)),
-                    tickets: Mutex::default(),
-                    leases: Leases::default(),
-                    store,
-                })
-            }
+            true => Some(Guard {
+                credentials: Followed::open(store)?,
+                tickets: Mutex::default(),
+                leases: Leases::default(),
+            }),
         };
         Ok(Self {
             guard,
@@ -218,7 +170,7 @@ impl Gate {
 
     /// The stream's GUID, where it has one.
     pub fn stream(&self) -> Option<String> {
-        Some(self.guard.as_ref()?.ring().stream.clone())
+        Some(self.guard.as_ref()?.credentials.ring().stream.clone())
     }
 
     /// How often somebody was refused, by reason.
@@ -240,14 +192,20 @@ impl Gate {
         let Some(guard) = &self.guard else {
             return Ok(None);
         };
-        let ring = guard.ring();
         let grant = match presented {
             Presented::Nothing => return Err(Refused::Missing),
             Presented::Unreadable => return Err(Refused::Unreadable),
             Presented::InQuery => unreachable!("it is refused above"),
-            Presented::Secret { id, secret } => ring
-                .recognise(id.as_deref(), secret.reveal(), now())
-                .map_err(Refused::Denied)?,
+            Presented::Secret { id, secret } => {
+                let known =
+                    |ring: Arc<Keyring>| ring.recognise(id.as_deref(), secret.reveal(), now());
+                match known(guard.credentials.ring()) {
+                    // It may have been made a moment ago.
+                    Err(Denial::Wrong) => known(guard.credentials.look_again(Instant::now())),
+                    known => known,
+                }
+                .map_err(Refused::Denied)?
+            }
             // A ticket opens the stream, and nothing else.
             Presented::Ticket(_) if scope != Scope::Subscribe => return Err(Refused::NoTicket),
             Presented::Ticket(ticket) => {
@@ -257,6 +215,7 @@ impl Gate {
                     NoTicket::Used => Refused::UsedTicket,
                 })?;
                 // Since it was got the credential may have ended.
+                let ring = guard.credentials.ring();
                 ring.standing(&grant, now()).map_err(Refused::Denied)?;
                 grant
             }
@@ -307,7 +266,7 @@ impl Gate {
     /// Whether there is a credential of this ID, be it good or past its end.
     pub fn has_credential(&self, id: &str) -> bool {
         self.guard.as_ref().is_some_and(|guard| {
-            let ring = guard.ring();
+            let ring = guard.credentials.ring();
             ring.credentials.iter().any(|one| *one.id == *id)
         })
     }
@@ -366,42 +325,10 @@ impl Gate {
         let mut last = Instant::now();
         loop {
             look.tick().await;
-            guard.reload();
+            let ring = guard.credentials.look();
             let elapsed = last.elapsed();
             last = Instant::now();
-            guard.leases.sweep(&guard.ring(), now(), elapsed);
+            guard.leases.sweep(&ring, now(), elapsed);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::credentials::{Limits, Wanted};
-
-    /// A file that is damaged, or gone, throws nobody out; one that is whole again counts.
-    #[test]
-    fn credentials_that_cannot_be_read_again_go_on_as_they_were() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::of(folder.path());
-        let wanted = || Wanted {
-            scopes: vec![Scope::Subscribe],
-            lifetime: None,
-            limits: Limits::default(),
-        };
-        let issue = || store.change(|ring| ring.create(wanted(), now())).unwrap();
-        let first = issue();
-        let gate = Gate::open(Store::of(folder.path()), true).unwrap();
-        let guard = gate.guard.as_ref().expect("credentials are asked for");
-        let knows = |secret: &str| guard.ring().recognise(None, secret, now()).is_ok();
-        std::fs::write(store.path(), "{").unwrap();
-        guard.reload();
-        assert!(knows(first.secret.reveal()), "damaged");
-        std::fs::remove_file(store.path()).unwrap();
-        guard.reload();
-        assert!(knows(first.secret.reveal()), "gone");
-        let second = issue();
-        guard.reload();
-        assert!(knows(second.secret.reveal()) && !knows(first.secret.reveal()));
     }
 }
