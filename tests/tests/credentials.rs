@@ -320,6 +320,31 @@ fn a_credential_opens_from_when_it_is_made() {
     run.wait().expect(0);
 }
 
+/// Of every listener; one that is not in the network is not believed.
+#[test]
+fn the_proxies_of_a_trusted_network_say_whom_they_speak_for() {
+    for (network, told) in [
+        ("127.0.0.0/8", "203.0.113.9"),
+        ("127.0.0.2/31", "127.0.0.1"),
+    ] {
+        let folder = Folder::new();
+        let proxies = format!("trusted_proxies: [10.0.0.7, {network}, 'fd00::/8']");
+        let keys = ["listen: 127.0.0.1:0", "auth: required", &proxies].map(str::to_owned);
+        let pipeline = pipelines::pipeline(&folder, "http", &keys, &keys, "");
+        let mut run = wirefall(["run", text(&pipeline)]);
+        for (line, more) in [("stream  ", "/tickets"), ("post    ", "")] {
+            let url = run.wait_for_line(line);
+            let request = format!("POST {}{more}", parts(&url).1);
+            let forwarded = "X-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n";
+            ask(&url, &request, forwarded);
+        }
+        run.signal(Signal::Terminate);
+        let log = run.wait().expect(0).stderr;
+        let refused = format!("address={told}\n");
+        assert_eq!(log.matches(&refused).count(), 2, "{network}: {log}");
+    }
+}
+
 /// Over a rotation and a kill, and until it is revoked.
 #[test]
 fn a_name_stays_with_the_credential_that_used_it_first() {

@@ -1,6 +1,7 @@
 //! Every link in the Markdown of the repository leads somewhere, and every path that it names is there.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
 use wirefall_tests::documents::{Document, documents, files};
@@ -113,6 +114,13 @@ fn is_path(code: &str) -> bool {
             .iter()
             .chain(&MEDIA_TYPES)
             .any(|start| code.starts_with(start))
+        && !is_network(code)
+}
+
+/// As `10.0.0.0/8`.
+fn is_network(code: &str) -> bool {
+    let address = code.split('/').next();
+    address.is_some_and(|address| address.parse::<IpAddr>().is_ok())
 }
 
 /// A path may be named by its last parts, as one says it, and a module without `.rs`.

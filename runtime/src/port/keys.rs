@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::hosts::Hosts;
+use super::network::{Network, NoNetwork};
 use super::tls::TlsPlan;
 use crate::driver::{Facts, Problem};
 
@@ -63,7 +64,7 @@ pub struct PortPlan {
     /// Web origins whose pages may ask, beside the port's own.
     pub origins: Vec<String>,
     /// Proxies whose word counts on whom they speak for.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<Network>,
     /// Whether a credential has to be shown.
     pub asks: bool,
     /// The certificate that is shown.
@@ -176,15 +177,14 @@ fn unsafe_elsewhere(listen: SocketAddr, asks: bool, has_tls: bool) -> Vec<Proble
     problems
 }
 
-fn proxies(written: &[String], problems: &mut Vec<Problem>) -> Vec<IpAddr> {
+fn proxies(written: &[String], problems: &mut Vec<Problem>) -> Vec<Network> {
     let mut proxies = Vec::new();
     for (index, text) in written.iter().enumerate() {
-        match text.parse::<IpAddr>() {
-            Ok(address) => proxies.push(address.to_canonical()),
-            Err(_) => {
+        match text.parse() {
+            Ok(network) => proxies.push(network),
+            Err(NoNetwork { message, help }) => {
                 let pointer = format!("/trusted_proxies/{index}");
-                let message = format!("`{text}` is not an address");
-                problems.push(Problem::error(pointer, message).help("write it like 10.0.0.7"));
+                problems.push(Problem::error(pointer, message).help(help));
             }
         }
     }

@@ -15,6 +15,7 @@ pub mod farewell;
 pub mod gate;
 pub mod hosts;
 pub mod keys;
+pub mod network;
 pub mod news;
 pub mod probe;
 pub mod tls;

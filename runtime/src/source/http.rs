@@ -77,7 +77,7 @@ struct Config {
     /// Web origins whose pages may post, as https://example.com.
     #[serde(default)]
     origins: Vec<String>,
-    /// Addresses of proxies whose X-Forwarded-For counts.
+    /// Addresses and networks (`10.0.0.0/8`) of proxies whose X-Forwarded-For counts.
     #[serde(default)]
     trusted_proxies: Vec<String>,
     /// Longest body; a longer one is answered 413.

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap};
 
 use crate::credentials::secret;
+use crate::port::network::Network;
 use crate::port::tokens;
 use crate::units::Secret;
 
@@ -122,9 +123,10 @@ pub fn is_forwarded(headers: &HeaderMap) -> bool {
 
 /// The address that a request comes from: the peer's, or where that is a trusted proxy, the last one in
 /// X-Forwarded-For that is none.
-pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
+pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+    let is_trusted = |address| trusted.iter().any(|network| network.contains(address));
     let peer = peer.to_canonical();
-    if !trusted.contains(&peer) {
+    if !is_trusted(peer) {
         return peer;
     }
     let named = headers.get_all("x-forwarded-for").iter();
@@ -139,7 +141,7 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
             break;
         };
         client = address.to_canonical();
-        if !trusted.contains(&client) {
+        if !is_trusted(client) {
             break;
         }
     }
@@ -222,7 +224,7 @@ mod tests {
     #[test]
     fn only_a_trusted_proxy_says_whom_it_speaks_for() {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let trusted = [address("10.0.0.1"), address("10.0.0.2")];
+        let trusted = ["10.0.0.1", "10.0.0.2", "2001:db8::/32"].map(|text| text.parse().unwrap());
         for (peer, forwarded, expected) in [
             ("192.0.2.9", vec!["198.51.100.7"], "192.0.2.9"),
             ("10.0.0.1", vec![], "10.0.0.1"),
@@ -240,6 +242,12 @@ mod tests {
             ),
             ("10.0.0.1", vec!["127.0.0.1, unknown"], "10.0.0.1"),
             ("::ffff:10.0.0.1", vec!["198.51.100.7"], "198.51.100.7"),
+            ("2001:db9::1", vec!["198.51.100.7"], "2001:db9::1"),
+            (
+                "2001:db8::1",
+                vec!["127.0.0.1, 198.51.100.7, 2001:db8:1::2"],
+                "198.51.100.7",
+            ),
         ] {
             let pairs: Vec<_> = forwarded
                 .iter()

@@ -48,7 +48,7 @@ pub struct Config {
     /// answered where other machines reach the port, and this machine's own on loopback.
     #[serde(default)]
     hosts: Vec<String>,
-    /// Addresses of proxies whose X-Forwarded-For counts.
+    /// Addresses and networks (`10.0.0.0/8`) of proxies whose X-Forwarded-For counts.
     #[serde(default)]
     trusted_proxies: Vec<String>,
     /// Who reads `/metrics` and the stream's `/status`: `credential`, who shows one that allows `operate`;
