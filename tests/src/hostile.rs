@@ -4,11 +4,13 @@
 //! served on. What is particular to a port is in the test of that port.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::process::Process;
 use crate::raw::{Heard, Raw, frame, header};
+
+pub mod handshake;
 
 use self::Answer::{Alive, Closed, Ended, Held, Last, Left, Nothing, Status};
 use self::Entry::{Plain, Subscribed, Tcp, V1};
@@ -300,6 +302,10 @@ impl Target {
 
     /// Does it; what is held open is returned.
     pub fn suffer(&self, attack: &Attack) -> Vec<Raw> {
+        /// Tests share what their process may open.
+        static MANY: Mutex<()> = Mutex::new(());
+        let are_many = attack.connections > 1000;
+        let _many = are_many.then(|| MANY.lock().unwrap_or_else(PoisonError::into_inner));
         let connect = |_| {
             let (mut raw, position) = self.enter(attack.entry);
             let asks = attack.answers == [Alive];

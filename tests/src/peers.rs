@@ -358,6 +358,17 @@ pub fn certificate() -> PathBuf {
     root().join("tests/peers/localhost.pem")
 }
 
+/// The key of a port that shows [`certificate`].
+pub fn tls_keys() -> String {
+    let certificate = certificate();
+    let key = certificate.with_extension("key");
+    format!(
+        "tls: {{ cert: {}, key: {} }}",
+        certificate.display(),
+        key.display()
+    )
+}
+
 /// An address on loopback that nobody listens on now.
 pub fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

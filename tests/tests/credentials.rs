@@ -6,9 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use wirefall_tests::peers::{certificate, free_address};
+use wirefall_tests::peers::{certificate, free_address, tls_keys};
 use wirefall_tests::process::command;
-use wirefall_tests::workspace::root;
 use wirefall_tests::{Folder, Process, Signal, pipelines, raw, wait_for, wait_until, wirefall};
 
 /// What nobody may find. Not one that could come about by chance.
@@ -237,12 +236,7 @@ fn i7_the_secret_of_a_first_run_goes_to_a_file_where_nobody_looks_at_a_terminal(
 #[test]
 fn a_rotation_ends_the_sessions_of_the_old_secret_after_its_grace() {
     let folder = Folder::new();
-    let tls = format!(
-        "tls: {{ cert: {}, key: {} }}",
-        certificate().display(),
-        root().join("tests/peers/localhost.key").display()
-    );
-    let pipeline = pipelines::publish(&folder, &["auth: required", &tls]);
+    let pipeline = pipelines::publish(&folder, &["auth: required", &tls_keys()]);
     let told = create(&pipeline, "subscribe");
     let (mut run, url) = run(&pipeline);
     assert!(url.starts_with("wss://"), "{url}");

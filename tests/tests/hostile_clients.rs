@@ -2,18 +2,18 @@
 //!
 //! As it is and under TLS. Whoever reads notices nothing, the memory stays flat, and the log tells once what happened.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
-use wirefall_tests::hostile::Answer::{Alive, Closed, Ended, Left, Status};
+use wirefall_tests::hostile::Answer::{Alive, Closed, Left, Status};
 use wirefall_tests::hostile::Entry::{Plain, Subscribed, Tcp, V1};
+use wirefall_tests::hostile::handshake::{against_the_handshake, is_answered_by_a_handshake};
 use wirefall_tests::hostile::{
     Attack, FIN_TEXT, Others, Target, acks, against_the_websocket, attack, before_the_request,
     endure, flood, once, says, silence, subscribes,
 };
-use wirefall_tests::peers::{Language, certificate, subscriber, tunnel};
+use wirefall_tests::peers::{Language, subscriber, tls_keys, tunnel};
 use wirefall_tests::raw::frame;
 use wirefall_tests::records::lines;
 use wirefall_tests::{Fault, Folder, Process, Proxy, numbers, pipelines, wait_until, wirefall};
@@ -256,73 +256,11 @@ fn i4_i7_hostile_clients_hurt_nobody_else() {
     readers.have_everything(&secret, &told);
 }
 
-/// The hello of a client of TLS 1.2, as a record.
-fn client_hello() -> Vec<u8> {
-    const EXTENSIONS: &[u8] = b"\x00\x0a\x00\x04\x00\x02\x00\x1d\
-        \x00\x0b\x00\x02\x01\x00\
-        \x00\x0d\x00\x08\x00\x06\x04\x03\x08\x04\x04\x01\
-        \x00\x17\x00\x00";
-    let mut hello = vec![3, 3];
-    hello.extend([0x5a; 32]);
-    hello.extend(b"\x00\x00\x04\xc0\x2b\xc0\x2f\x01\x00");
-    hello.extend((EXTENSIONS.len() as u16).to_be_bytes());
-    hello.extend(EXTENSIONS);
-    let mut record = vec![22, 3, 1];
-    record.extend((hello.len() as u16 + 4).to_be_bytes());
-    record.extend([1, 0]);
-    record.extend((hello.len() as u16).to_be_bytes());
-    record.extend(hello);
-    record
-}
-
-/// What is wrong before there is TLS.
-fn against_the_handshake() -> Vec<Attack> {
-    let after = |more: &[u8]| [&client_hello(), more].concat();
-    let (garbage, plain) = (
-        after(b"\x16\x03\x03\x40\x00\xff\xfe"),
-        after(b"GET / HTTP/1.1\r\n\r\n"),
-    );
-    vec![
-        attack("half a hello", Tcp, &[Ended], |_| {
-            once(&client_hello()[..40])
-        })
-        .by(100),
-        attack("a handshake that stops half-way", Tcp, &[Ended], |_| {
-            once(client_hello())
-        })
-        .by(100),
-        attack("garbage in a handshake", Tcp, &[Ended], move |_| {
-            Box::new(once(&*garbage).chain(flood(1_000_000, b"\xff\xfe")))
-        }),
-        attack("plain text in a handshake", Tcp, &[Ended], move |_| {
-            once(&*plain)
-        }),
-        attack("a reset in mid-hello", Tcp, &[Left], |_| {
-            once(&client_hello()[..40])
-        })
-        .by(500),
-    ]
-}
-
-/// What the hello is, a server goes on with: else nothing would stop half-way.
-fn is_answered_by_a_handshake(address: SocketAddr) {
-    let mut stream = TcpStream::connect(address).expect("a port");
-    stream.write_all(&client_hello()).expect("sent");
-    let mut kind = [0];
-    stream.read_exact(&mut kind).expect("an answer");
-    assert_eq!(kind, [22], "a record of a handshake, and no alert");
-}
-
 #[test]
 fn i4_i7_hostile_clients_hurt_nobody_else_under_tls() {
     let test = "hostile_clients_hurt_nobody_else_under_tls";
     let folder = Folder::new();
-    let certificate = certificate();
-    let tls = format!(
-        "tls: {{ cert: {}, key: {} }}",
-        certificate.display(),
-        certificate.with_extension("key").display()
-    );
+    let tls = tls_keys();
     let published = Published::start(&folder, &[&tls]);
     let (address, secret) = (published.address, published.secret.clone());
     is_answered_by_a_handshake(address);

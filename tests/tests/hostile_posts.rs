@@ -1,6 +1,6 @@
 //! Clients that break every rule, before a source to which others post (I1, I4, I7).
 //!
-//! Good posts are answered 200 all the same, with nothing lost and nothing twice; the memory stays flat, and
+//! As it is and under TLS. Good posts are answered 200 all the same, with nothing lost and nothing twice; the memory stays flat, and
 //! the log is short and has no secret.
 
 use std::net::SocketAddr;
@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use wirefall_tests::hostile::Answer::{Ended, Held, Last, Left, Status};
 use wirefall_tests::hostile::Entry::Tcp;
+use wirefall_tests::hostile::handshake::{against_the_handshake, is_answered_by_a_handshake};
 use wirefall_tests::hostile::{
     Answer, Attack, Others, Target, attack, before_the_request, endure, flood, once, silence,
     slowly,
 };
-use wirefall_tests::peers::free_address;
+use wirefall_tests::peers::{free_address, tls_keys, tunnel};
 use wirefall_tests::pipelines::{self, subscribe};
 use wirefall_tests::raw::Raw;
 use wirefall_tests::records::{Tail, lines};
@@ -393,64 +394,131 @@ impl Others for Poster {
     }
 }
 
-#[test]
-fn i1_i4_i7_hostile_posts_hurt_no_other() {
-    let folder = Folder::new();
-    let (address, publish) = (free_address(), free_address());
-    let source = [
-        format!("listen: {address}"),
-        "auth: required".to_owned(),
-        "body_max: 1MiB".to_owned(),
-        "in_flight: 8MiB".to_owned(),
-        "read_timeout: 2s".to_owned(),
-    ];
-    let sink = [format!("listen: {publish}")];
-    let pipeline = pipelines::pipeline(&folder, "http", &source, &sink, "");
-    let pipeline_word = pipeline.to_str().expect("UTF-8");
-    let create = [
-        "credentials",
-        "create",
-        pipeline_word,
-        "--scope",
-        "ingest",
-        "--json",
-    ];
-    let created = wirefall(create).wait().expect(0);
-    let created: serde_json::Value = serde_json::from_str(&created.stdout).expect("JSON");
-    let secret = created["secret"].as_str().expect("a secret").to_owned();
-    let mut run = pipelines::start(&folder);
-    run.wait_for_line("post    ");
-    let subscriber = subscribe(&folder, publish);
-    let out = folder.path("out.ndjson");
-    wait_until("the file of who reads", || out.exists());
-    let port = Port { address, secret };
-    let mut poster = Poster {
-        run,
-        subscriber,
-        out: Tail::of(&out),
-        port: port.clone(),
-        posted: 0,
-        again: 0,
-        slowest: Duration::ZERO,
-    };
-    poster.go_on();
-    let target = Target {
+/// A source to which others post, and who reads what is posted.
+struct Posted {
+    run: Process,
+    subscriber: Process,
+    address: SocketAddr,
+    secret: String,
+}
+
+impl Posted {
+    fn start(folder: &Folder, more: &[String]) -> Self {
+        let (address, publish) = (free_address(), free_address());
+        let listen = format!("listen: {address}");
+        let keys = [
+            &*listen,
+            "auth: required",
+            "body_max: 1MiB",
+            "in_flight: 8MiB",
+            "read_timeout: 2s",
+        ];
+        let source = [&keys.map(str::to_owned), more].concat();
+        let sink = [format!("listen: {publish}")];
+        let pipeline = pipelines::pipeline(folder, "http", &source, &sink, "");
+        let pipeline_word = pipeline.to_str().expect("UTF-8");
+        let create = [
+            "credentials",
+            "create",
+            pipeline_word,
+            "--scope",
+            "ingest",
+            "--json",
+        ];
+        let created = wirefall(create).wait().expect(0);
+        let created: serde_json::Value = serde_json::from_str(&created.stdout).expect("JSON");
+        let secret = created["secret"].as_str().expect("a secret").to_owned();
+        let mut run = pipelines::start(folder);
+        run.wait_for_line("post    ");
+        Self {
+            run,
+            subscriber: subscribe(folder, publish),
+            address,
+            secret,
+        }
+    }
+
+    /// One who posts at this address.
+    fn posted_at(self, folder: &Folder, address: SocketAddr) -> Poster {
+        let out = folder.path("out.ndjson");
+        wait_until("the file of who reads", || out.exists());
+        let secret = self.secret;
+        let mut poster = Poster {
+            run: self.run,
+            subscriber: self.subscriber,
+            out: Tail::of(&out),
+            port: Port { address, secret },
+            posted: 0,
+            again: 0,
+            slowest: Duration::ZERO,
+        };
+        poster.go_on();
+        poster
+    }
+}
+
+/// Where attackers go.
+fn target(address: SocketAddr) -> Target {
+    Target {
         address,
         path: String::new(),
         more: String::new(),
-    };
+    }
+}
+
+/// All that a request may have wrong.
+fn against_requests(port: &Port) -> Vec<Attack> {
+    [ambiguous(port), bombs(port), odd(port)]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+#[test]
+fn i1_i4_i7_hostile_posts_hurt_no_other() {
+    let folder = Folder::new();
+    let posted = Posted::start(&folder, &[]);
+    let target = target(posted.address);
+    let address = posted.address;
+    let mut poster = posted.posted_at(&folder, address);
+    let port = poster.port.clone();
     let mut held = Vec::new();
     let waiting: Vec<Attack> = silence().into_iter().chain(slow(&port)).collect();
     endure(&waiting, &target, &mut held, &mut poster);
-    for attacks in [
-        before_the_request(),
-        ambiguous(&port),
-        bombs(&port),
-        odd(&port),
-    ] {
-        for attack in &attacks {
-            endure(from_ref(attack), &target, &mut held, &mut poster);
-        }
+    for attack in before_the_request().iter().chain(&against_requests(&port)) {
+        endure(from_ref(attack), &target, &mut held, &mut poster);
+    }
+    drop(held);
+    poster.go_on();
+    poster.have_everything(&folder);
+}
+
+#[test]
+fn i1_i4_i7_hostile_posts_hurt_no_other_under_tls() {
+    let test = "hostile_posts_hurt_no_other_under_tls";
+    let folder = Folder::new();
+    let posted = Posted::start(&folder, &[tls_keys()]);
+    let address = posted.address;
+    is_answered_by_a_handshake(address);
+    let [Some((_one, of_the_poster)), Some((_two, of_attackers))] =
+        [(); 2].map(|()| tunnel(test, address))
+    else {
+        return;
+    };
+    let (outside, inside) = (target(address), target(of_attackers));
+    let mut poster = posted.posted_at(&folder, of_the_poster);
+    let port = poster.port.clone();
+    let mut held = Vec::new();
+    let before = [before_the_request(), silence(), against_the_handshake()];
+    endure(
+        &before.into_iter().flatten().collect::<Vec<_>>(),
+        &outside,
+        &mut held,
+        &mut poster,
+    );
+    endure(&slow(&port), &inside, &mut held, &mut poster);
+    for attack in &against_requests(&port) {
+        endure(from_ref(attack), &inside, &mut held, &mut poster);
     }
     drop(held);
     poster.go_on();
