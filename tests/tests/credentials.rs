@@ -311,7 +311,9 @@ fn a_credential_opens_from_when_it_is_made() {
         assert_eq!(status(&stream, &tickets, &secret), "200");
     }
     run.signal(Signal::Terminate);
-    run.wait().expect(0);
+    let log = run.wait().expect(0).stderr;
+    let told = log.matches("credentials were read again").count();
+    assert_eq!(told, 5, "once a change: {log}");
 }
 
 /// Of every listener; one that is not in the network is not believed.

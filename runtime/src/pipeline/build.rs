@@ -17,6 +17,7 @@ use crate::journal::memory::{Memory, Retention};
 use crate::journal::{Journal, Position};
 use crate::metrics::Metrics;
 use crate::plugin::{ChainPlan, Host, OnError};
+use crate::port::gate::Credentials;
 use crate::sink::framing::Framing;
 use crate::sink::{Delivery, Poisoned, Sink, SinkContext, Stop};
 use crate::source::{Source, SourceContext};
@@ -98,11 +99,13 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
     let operations = plan.service.metrics;
     let operations = operations.map(|listen| Operations::open(listen, watched));
     let operations = operations.transpose().map_err(RunError::Operations)?;
+    let credentials = Credentials::of(&plan.service.state_dir);
     let sink = plan
         .sink
         .open(SinkContext {
             pipeline: plan.service.pipeline_id.clone(),
             state_dir: plan.service.state_dir.clone(),
+            credentials: Arc::clone(&credentials),
             journal: Arc::clone(&journal),
             from,
             confirmed: confirmed_by_sink,
@@ -117,6 +120,7 @@ pub async fn build(plan: Plan, host: &Host, stop: Stop, fresh: bool) -> Result<P
         .open(SourceContext {
             limits: plan.service.batch,
             state_dir: plan.service.state_dir.clone(),
+            credentials,
             fresh,
             resume_at: journal.survives_crash().then(|| journal.checkpoint()),
             reread: Arc::clone(&plan.reread_source),

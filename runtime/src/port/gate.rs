@@ -18,7 +18,7 @@ use self::presented::{Presented, presented};
 use self::throttle::{Failure, Throttle};
 use self::tickets::{NoTicket, Tickets};
 use crate::credentials::store::now;
-use crate::credentials::{Denial, Grant, Keyring, Scope, Store, secret};
+use crate::credentials::{Denial, Grant, Keyring, Scope, secret};
 use crate::metrics::Counter;
 use crate::port::answer::{Answer, put, text, wait};
 use crate::units::Secret;
@@ -29,6 +29,7 @@ pub mod presented;
 mod throttle;
 mod tickets;
 
+pub use followed::Credentials;
 pub use leases::{Ended, Lease, Over, Spent};
 pub use tickets::LIFETIME as TICKET_LIFETIME;
 
@@ -126,7 +127,7 @@ pub struct Gate {
 }
 
 struct Guard {
-    credentials: Followed,
+    credentials: Arc<Followed>,
     tickets: Mutex<Tickets>,
     leases: Leases,
 }
@@ -140,7 +141,8 @@ impl Gate {
     ///
     /// # Errors
     /// Credentials are asked for, and there are none or they cannot be read; in words.
-    pub fn open(store: Store, asks: bool) -> Result<Self, String> {
+    pub fn open(credentials: &Credentials, asks: bool) -> Result<Self, String> {
+        let store = credentials.store();
         if !asks && store.stamp().is_some() {
             tracing::warn!(
                 "{} has credentials, and `auth: none` asks for none",
@@ -150,7 +152,7 @@ impl Gate {
         let guard = match asks {
             false => None,
             true => Some(Guard {
-                credentials: Followed::open(store)?,
+                credentials: credentials.follow()?,
                 tickets: Mutex::default(),
                 leases: Leases::default(),
             }),

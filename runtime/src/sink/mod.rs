@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::driver::{BoxFuture, Driver, ProbeStep, Reread};
 use crate::journal::{Journal, Position};
 use crate::metrics::Metrics;
+use crate::port::gate::Credentials;
 
 mod file;
 pub mod framing;
@@ -93,6 +94,8 @@ pub struct SinkContext {
     pub pipeline: String,
     /// Where the state of this pipeline is kept.
     pub state_dir: PathBuf,
+    /// Who may subscribe, where that is asked.
+    pub credentials: Arc<Credentials>,
     /// What to carry.
     pub journal: Arc<dyn Journal>,
     /// Where a sink that confirms begins: an earlier run had all below confirmed.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::driver::Facts;
+use crate::port::gate::Credentials;
 use crate::record::Partition;
 
 /// Longest wait for a batch; only a broken source meets it.
@@ -50,6 +51,7 @@ pub(super) async fn open_at(
     let context = SourceContext {
         limits: LIMITS,
         state_dir: folder.join("state"),
+        credentials: Credentials::of(&folder.join("state")),
         fresh: false,
         resume_at,
         reread: Arc::new(|| Err("unused".to_owned())),

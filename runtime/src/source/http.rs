@@ -23,7 +23,6 @@ use self::keys_file::KeysFile;
 use self::serve::Server;
 use super::{BatchLimits, Committer, Reader, Source, SourceContext, SourceError, SourcePlan};
 use crate::checkpoint::Checkpoint;
-use crate::credentials::Store;
 use crate::driver::{self, BoxFuture, Driver, Facts, ProbeStep, Problem, within};
 use crate::port::door::Door;
 use crate::port::gate::Gate;
@@ -264,7 +263,7 @@ impl SourcePlan for Plan {
             let wrong = |message| SourceError::Environment { message };
             let tls = self.port.tls.clone().map(Tls::open).transpose();
             let tls = tls.map_err(wrong)?;
-            let gate = Gate::open(Store::of(&context.state_dir), self.port.asks).map_err(wrong)?;
+            let gate = Gate::open(&context.credentials, self.port.asks).map_err(wrong)?;
             let door = Door::open(self.port.listen).map_err(wrong)?;
             let address = door.address();
             let position = context.resume_at(&partition()).unwrap_or(0);

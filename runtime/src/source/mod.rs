@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::checkpoint::Checkpoint;
 use crate::driver::{BoxFuture, Driver, ProbeStep, Problem, Reread};
 use crate::metrics::Metrics;
+use crate::port::gate::Credentials;
 use crate::record::{Batch, Partition};
 
 mod file;
@@ -52,6 +53,8 @@ pub struct SourceContext {
     pub limits: BatchLimits,
     /// Where it may remember its position between runs.
     pub state_dir: PathBuf,
+    /// Who may feed it, where that is asked.
+    pub credentials: Arc<Credentials>,
     /// Forget the remembered position.
     pub fresh: bool,
     /// What a journal that survives a crash holds of each partition; `None` without such a journal. It

@@ -16,6 +16,7 @@ use wirefall::driver::Facts;
 use wirefall::journal::memory::{Memory, Retention};
 use wirefall::journal::{Journal, Position};
 use wirefall::metrics::Metrics;
+use wirefall::port::gate::Credentials;
 use wirefall::record::{Batch, Column, Outputs, Partition, Records};
 use wirefall::sink::framing::{Framer, Framing};
 use wirefall::sink::websocket::DRIVER;
@@ -149,6 +150,7 @@ impl Run {
         let context = SinkContext {
             from: Position::default(),
             state_dir: std::path::PathBuf::new(),
+            credentials: Credentials::of(std::path::Path::new("")),
             pipeline: "test".into(),
             journal: Arc::clone(&journal),
             confirmed,

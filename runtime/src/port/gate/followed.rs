@@ -1,8 +1,10 @@
 //! The keyring as the file has it now.
 //!
 //! Owns what was read of the file last, and when the file is looked at again: from time to time, and where
-//! somebody shows what is not known. What cannot be read changes nothing. Called by `gate`.
+//! somebody shows what is not known. What cannot be read changes nothing. The gates of a pipeline share one,
+//! so that a change is read once, and told once. Called by `gate`.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,40 @@ use crate::files::Stamp;
 /// However many show what is not known, the file is looked at once in so long on their account (I4). Shorter
 /// than it takes to pass on a secret that was made after the last look.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(5);
+
+/// The credentials of a pipeline, for whoever of it listens: read when the first one asks for them.
+pub struct Credentials {
+    store: Store,
+    followed: Mutex<Option<Arc<Followed>>>,
+}
+
+impl Credentials {
+    /// Those whose state is in this folder; nothing is read yet.
+    pub fn of(state_dir: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            store: Store::of(state_dir),
+            followed: Mutex::default(),
+        })
+    }
+
+    /// Where they are kept.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// What is followed of them.
+    ///
+    /// # Errors
+    /// The file is not there, or cannot be read; in words.
+    pub(super) fn follow(&self) -> Result<Arc<Followed>, String> {
+        let mut followed = self.followed.lock().expect("no code panics meanwhile");
+        if let Some(followed) = &*followed {
+            return Ok(Arc::clone(followed));
+        }
+        let opened = Arc::new(Followed::open(self.store.clone())?);
+        Ok(Arc::clone(followed.insert(opened)))
+    }
+}
 
 /// See the module.
 pub(super) struct Followed {
@@ -24,11 +60,7 @@ pub(super) struct Followed {
 }
 
 impl Followed {
-    /// Reads the file for the first time.
-    ///
-    /// # Errors
-    /// It is not there, or cannot be read; in words.
-    pub(super) fn open(store: Store) -> Result<Self, String> {
+    fn open(store: Store) -> Result<Self, String> {
         let stamp = store.stamp();
         let ring = store.load().map_err(|error| error.to_string())?;
         let ring = ring.ok_or_else(|| {
@@ -133,6 +165,17 @@ mod tests {
         let second = issue(&store);
         let ring = followed.look();
         assert!(knows(&ring, &second) && !knows(&ring, &first));
+    }
+
+    #[test]
+    fn credentials_are_followed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let credentials = Credentials::of(folder.path());
+        assert!(credentials.follow().is_err(), "they are not there");
+        issue(credentials.store());
+        let first = credentials.follow().unwrap();
+        let second = credentials.follow().unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
     }
 
     #[test]

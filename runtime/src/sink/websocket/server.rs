@@ -18,7 +18,6 @@ use tokio::time::timeout;
 use tokio_util::either::Either;
 use tokio_util::task::TaskTracker;
 
-use crate::credentials::Store;
 use crate::driver::{BoxFuture, ProbeStep};
 use crate::port::door::Door;
 use crate::port::gate::Gate;
@@ -159,7 +158,7 @@ impl SinkPlan for Plan {
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
         Box::pin(async move {
             let tls = self.open_tls()?;
-            let gate = Gate::open(Store::of(&context.state_dir), self.port.asks)
+            let gate = Gate::open(&context.credentials, self.port.asks)
                 .map_err(|message| SinkError::Environment { message })?;
             let door = open_door(self.port.listen)?;
             let address = door.address();

@@ -18,6 +18,7 @@ use crate::driver::Facts;
 use crate::journal::memory::{Memory, Retention};
 use crate::journal::{Journal as _, Position};
 use crate::metrics::Metrics;
+use crate::port::gate::Credentials;
 use crate::record::{Batch, Outputs, Partition, Records};
 use crate::sink::Stop;
 use crate::sink::framing::Framer;
@@ -76,6 +77,7 @@ impl Running {
             from: Position::default(),
             pipeline: facts.pipeline.clone(),
             state_dir: folder.path().to_owned(),
+            credentials: Credentials::of(folder.path()),
             journal: Arc::new(journal.clone()),
             confirmed: watch::Sender::default(),
             poisoned: mpsc::channel(1).0,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::credentials::store::now;
-use crate::credentials::{Issued, Limits, Scope, Wanted};
+use crate::credentials::{Issued, Limits, Scope, Store, Wanted};
 
 fn wanted(scopes: &[Scope]) -> Wanted {
     Wanted {
