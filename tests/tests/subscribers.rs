@@ -178,6 +178,15 @@ fn subscribe_goes_through_tls_that_it_is_told_to_trust() {
 }
 
 #[test]
+fn a_run_that_publishes_nothing_tells_of_nothing_delivered() {
+    let (mut run, _) = run(&Folder::new(), &["at_end: exit"]);
+    run.close_stdin();
+    let ended = run.wait().expect(0);
+    assert_eq!(ended.account("published"), 0);
+    assert!(!ended.stderr.contains("delivered 0"), "{}", ended.stderr);
+}
+
+#[test]
 fn subscribe_says_what_is_wrong() {
     let nobody = wirefall_tests::peers::free_address();
     let ended = wirefall(["subscribe", &format!("ws://{nobody}/")]).wait();

@@ -46,6 +46,9 @@ pub struct Account {
     pub missed: u64,
     /// How often it could not tell whether there were such.
     pub gaps: u64,
+    /// Records go to subscribers: none is ever delivered, so that is not told.
+    #[serde(skip)]
+    pub publishes: bool,
 }
 
 impl Account {
@@ -63,7 +66,8 @@ impl Account {
         }
     }
 
-    pub(super) fn close(&mut self, delivered: Delivered, oddities: Oddities) {
+    pub(super) fn close(&mut self, delivery: Delivery, delivered: Delivered, oddities: Oddities) {
+        self.publishes = delivery == Delivery::Published;
         self.resent = delivered.resent;
         self.reconnects = delivered.reconnects;
         self.empty_lines = oddities.empty_lines;
@@ -80,7 +84,11 @@ impl fmt::Display for Account {
         if self.carried_in > 0 {
             write!(f, " · carried in {}", self.carried_in)?;
         }
-        let always = ["delivered", "filtered", "failed over", "unconfirmed"];
+        let settled = match self.publishes {
+            false => "delivered",
+            true => "published",
+        };
+        let always = [settled, "filtered", "failed over", "unconfirmed"];
         let places = [
             ("delivered", self.delivered),
             ("published", self.published),
@@ -99,8 +107,7 @@ impl fmt::Display for Account {
             ("gaps of unknown length", self.gaps),
         ];
         for (name, count) in places {
-            let instead = name == "delivered" && self.published > 0;
-            if count > 0 || (always.contains(&name) && !instead) {
+            if count > 0 || always.contains(&name) {
                 write!(f, " · {name} {count}")?;
             }
         }
@@ -137,15 +144,22 @@ mod tests {
 
     #[test]
     fn shows_what_matters_and_leaves_out_what_is_not() {
-        let account = Account {
+        let mut account = Account {
             read: 3,
             published: 2,
             filtered: 1,
             ..Account::default()
         };
+        let (delivered, oddities) = (Delivered::default(), Oddities::default());
+        account.close(Delivery::Published, delivered, oddities);
         assert_eq!(
             account.to_string(),
             "read 3 · published 2 · filtered 1 · failed over 0 · unconfirmed 0"
+        );
+        (account.published, account.filtered) = (0, 3);
+        assert_eq!(
+            account.to_string(),
+            "read 3 · published 0 · filtered 3 · failed over 0 · unconfirmed 0"
         );
     }
 }

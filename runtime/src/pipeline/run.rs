@@ -113,6 +113,7 @@ impl Pipeline {
         });
         let run = Run {
             books,
+            delivery: self.delivery,
             journal: &*self.journal,
             marks: self.journal.marks(),
             survives,
@@ -182,6 +183,7 @@ enum Input {
 
 struct Run<'a> {
     books: Books,
+    delivery: Delivery,
     journal: &'a dyn Journal,
     marks: watch::Receiver<Marks>,
     /// What is durable in the journal is settled.
@@ -225,7 +227,7 @@ impl Run<'_> {
         }
         let kept = self.books.kept_in_journal();
         let mut account = self.books.close(self.seen.records());
-        account.close(delivered, self.seen.oddities());
+        account.close(self.delivery, delivered, self.seen.oddities());
         if !replayable && account.unconfirmed > kept {
             tracing::warn!(
                 records = account.unconfirmed - kept,
