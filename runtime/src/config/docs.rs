@@ -173,6 +173,13 @@ fn collect(root: &Value, schema: &Value, prefix: &str, rows: &mut Vec<String>) {
         if nested {
             collect(root, shape, &format!("{key}."), rows);
         }
+        // A map among other forms.
+        let forms = shape.get("anyOf").and_then(Value::as_array);
+        for form in forms.into_iter().flatten() {
+            if follow(root, form).get("properties").is_some() {
+                collect(root, form, &format!("{key}."), rows);
+            }
+        }
     }
 }
 

@@ -52,12 +52,28 @@ pub(super) fn findings(
         schema,
         value,
         shown,
+        beside: String::new(),
         found: Vec::new(),
     };
     for error in validator.iter_errors(value) {
         words.word(&error);
     }
     Ok(words.finish())
+}
+
+/// The maps among several forms, each by the keys that it cannot lack.
+fn maps(root: &Value, schema: &Value, keyword: &str) -> String {
+    let branches = schema.get(keyword).and_then(Value::as_array);
+    let maps = branches.into_iter().flatten().filter_map(|branch| {
+        let branch = follow(root, branch);
+        let keys = branch.get("required").and_then(Value::as_array);
+        let keys = keys.into_iter().flatten().filter_map(Value::as_str);
+        let keys: Vec<String> = keys.map(|key| format!("`{key}`")).collect();
+        let is_map = branch.get("properties").is_some();
+        let with = if keys.is_empty() { "" } else { " with " };
+        is_map.then(|| format!(", or a map{with}{}", keys.join(", ")))
+    });
+    maps.collect()
 }
 
 /// Whether `value` fits `schema`.
@@ -82,6 +98,8 @@ struct Words<'a> {
     schema: &'a Value,
     value: &'a Value,
     shown: &'a dyn Fn(&str) -> Option<String>,
+    /// What a value may be beside the words among which it is looked for.
+    beside: String,
     found: Vec<Finding>,
 }
 
@@ -274,7 +292,7 @@ impl Words<'_> {
         let names: Vec<String> = choices.iter().map(plain).collect();
         let subject = self.subject(pointer);
         let value = self.value.pointer(pointer).unwrap_or(&Value::Null);
-        let known = format!("{subject} is one of {}", names.join(", "));
+        let known = format!("{subject} is one of {}{}", names.join(", "), self.beside);
         let help = match similar(&plain(value), names.iter().map(String::as_str)) {
             Some(meant) if (self.shown)(pointer).is_none() => {
                 format!("did you mean `{meant}`? {known}")
@@ -314,7 +332,14 @@ impl Words<'_> {
         if let Some(errors) = meant
             && far(errors).0 < Misfit::Type
         {
+            let is_word = self.value.pointer(pointer).is_some_and(Value::is_string);
+            let beside = match is_word {
+                true => maps(self.schema, schema, keyword),
+                false => String::new(),
+            };
+            let beside = std::mem::replace(&mut self.beside, beside);
             errors.iter().for_each(|error| self.word(error));
+            self.beside = beside;
             return;
         }
         let mut expected = Vec::new();

@@ -65,7 +65,7 @@ pub struct Config {
     #[serde(default = "defaults::subscribers_max")]
     subscribers_max: NonZeroU32,
     /// What becomes of a subscriber that the journal goes on without: `disconnect` (the default), `skip`,
-    /// or names that hold the source back; see docs/publishing.md.
+    /// or a map with `block`, names that hold the source back; see docs/publishing.md.
     #[serde(default)]
     on_lag: OnLag,
     /// Small frames are coalesced for so long at most; `0` sends each at once.
