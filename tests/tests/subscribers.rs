@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use wirefall_tests::peers::{Language, Nginx, browser, certificate, subscriber, websocat};
 use wirefall_tests::process::command;
 use wirefall_tests::records::numbered;
+use wirefall_tests::workspace::root;
 use wirefall_tests::{Folder, Process, Signal, numbers, pipelines, wait_until, wirefall};
 
 const RECORDS: u64 = 20_000;
@@ -175,6 +176,39 @@ fn subscribe_goes_through_tls_that_it_is_told_to_trust() {
     });
     let ended = subscribe.wait().expect(0);
     assert_eq!(ended.stdout, "{\"n\":0}\n".repeat(3));
+}
+
+/// At the start and when it comes, and no more once it is renewed.
+#[test]
+fn a_certificate_that_has_ended_is_warned_of() {
+    let folder = Folder::new();
+    let place = |from: &str, to: &str| {
+        let from = root().join("runtime/tests/tls").join(from);
+        folder.write(to, std::fs::read(from).expect("a file"));
+    };
+    place("ended.pem", "port.pem");
+    place("server.key", "port.key");
+    let tls = "tls: { cert: port.pem, key: port.key }";
+    let pipeline = pipelines::publish(&folder, &[tls, "at_end: exit"]);
+    let check = ["check", "--connect", pipeline.to_str().expect("UTF-8")];
+    let told = "port.pem ended at 2021-01-01T00:00:00Z, and clients refuse it: renew it";
+    let checked = wirefall(check).wait().expect(3);
+    assert!(checked.stdout.contains(told), "{}", checked.stdout);
+    let mut run = pipelines::start(&folder);
+    wait_until("the warning", || run.stderr().contains(told));
+    let renewals = |run: &Process| run.stderr().matches("was renewed").count();
+    let warnings = |log: &str| log.matches(told).count();
+    place("server.pem", "port.pem");
+    wait_until("the renewal", || renewals(&run) == 1);
+    assert_eq!(warnings(&run.stderr()), 1);
+    place("ended.pem", "port.pem");
+    wait_until("another warning", || warnings(&run.stderr()) == 2);
+    place("server.pem", "port.pem");
+    wait_until("another renewal", || renewals(&run) == 3);
+    run.close_stdin();
+    let ended = run.wait().expect(0);
+    assert_eq!(warnings(&ended.stderr), 2, "{}", ended.stderr);
+    wirefall(check).wait().expect(0);
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! What `check --connect` sees of a port: whether it is free, and whether its certificate fits its key.
+//! What `check --connect` sees of a port: whether it is free, and whether its certificate fits its key and is good.
 //!
 //! Keeps neither open. Called by the plans of those who listen.
 
 use super::door::Door;
 use super::keys::PortPlan;
-use super::tls::Tls;
+use super::tls::{Ending, Tls};
 use crate::driver::ProbeStep;
 
 /// Opens what a run would open.
@@ -17,7 +17,12 @@ pub fn probe(port: &PortPlan) -> Vec<ProbeStep> {
     let free = Door::open(port.listen).map(|_| format!("{} is free", port.listen));
     let mut steps = vec![step("listen", free)];
     if let Some(tls) = &port.tls {
-        let fits = Tls::open(tls.clone()).map(|_| format!("{} fits its key", tls.cert.display()));
+        let cert = tls.cert.display();
+        let fits = Tls::open(tls.clone()).and_then(|opened| match opened.ending() {
+            None => Ok(format!("{cert} fits its key")),
+            Some(soon @ Ending::Soon(..)) => Ok(format!("{cert} fits its key, and {soon}")),
+            Some(over) => Err(format!("{cert} {over}")),
+        });
         steps.push(step("tls", fits));
     }
     steps

@@ -1,13 +1,13 @@
 //! TLS of the port: the certificate that is shown, and its renewal.
 //!
 //! Owns the two PEM files and what was read of them last. A certificate that is renewed is shown to those
-//! who connect from then on; sessions go on with theirs. Called when the port is opened and for each
-//! connection.
+//! who connect from then on; sessions go on with theirs. One that ends soon is warned of. Called when the port
+//! is opened and for each connection.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -20,8 +20,15 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::files::Stamp;
 
+mod ending;
+
+pub use ending::Ending;
+
 /// How often the files are looked at.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is warned of a certificate that ends soon, or has ended.
+const WARN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where the certificate is.
 #[derive(Clone, Debug)]
@@ -103,39 +110,58 @@ impl Tls {
         &self.acceptor
     }
 
-    /// Shows what the files have whenever they change. Two files are never replaced in one moment: what
-    /// does not fit together is told once, and looked at again when either changes. Never returns.
+    /// What there is to say of the end of the certificate that is shown.
+    pub fn ending(&self) -> Option<Ending> {
+        let shown = self.shown.0.read().expect("see `resolve`");
+        ending::ending(&shown.cert, SystemTime::now())
+    }
+
+    /// Shows what the files have whenever they change, and warns once a day where that ends soon. Two files
+    /// are never replaced in one moment: what does not fit together is told once, and looked at again when
+    /// either changes. Never returns.
     pub async fn follow(&self) {
         let mut look = interval(FOLLOW_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut warn = interval(WARN_EVERY);
         // As of before the first look: a file that changed since it was opened is read once more.
         let mut known = [None; 2];
         loop {
-            look.tick().await;
-            self.reload(&mut known);
+            tokio::select! {
+                biased;
+                _ = look.tick() => if self.reload(&mut known) {
+                    warn.reset_immediately();
+                },
+                _ = warn.tick() => if let Some(ending) = self.ending() {
+                    tracing::warn!("the certificate {} {ending}", self.plan.cert.display());
+                },
+            }
         }
     }
 
-    /// Reads the files again where they are others than those that are `known`.
-    fn reload(&self, known: &mut [Option<Stamp>; 2]) {
+    /// Reads the files again where they are others than those that are `known`; whether another certificate
+    /// is shown.
+    fn reload(&self, known: &mut [Option<Stamp>; 2]) -> bool {
         let stamps = self.plan.stamps();
         if stamps == *known {
-            return;
+            return false;
         }
         *known = stamps;
         match self.plan.read(&self.provider) {
             Ok(read) => {
                 let mut shown = self.shown.0.write().expect("see `resolve`");
-                if shown.cert != read.cert {
+                let is_new = shown.cert != read.cert;
+                if is_new {
                     tracing::info!(
                         "{} was renewed: it is shown from now on",
                         self.plan.cert.display()
                     );
                 }
                 *shown = Arc::new(read);
+                is_new
             }
             Err(error) => {
                 tracing::warn!("{error}; the certificate that was read before is still shown");
+                false
             }
         }
     }

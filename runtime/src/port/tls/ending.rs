@@ -1,0 +1,105 @@
+//! When a certificate ends, and what to say of it before and after.
+//!
+//! Owns how soon is soon. The time is given. Called by `tls`.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, Error, RootCertStore};
+
+const DAY_S: u64 = 24 * 60 * 60;
+/// One that is good for so long is not warned of. Those who renew by themselves do it earlier.
+const SOON: Duration = Duration::from_secs(14 * DAY_S);
+
+/// What is worth saying of a certificate, in the words that follow its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It ends then, within so many whole days.
+    Soon(SystemTime, u64),
+    /// It ended then.
+    Over(SystemTime),
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let when = |at: &SystemTime| humantime::format_rfc3339_seconds(*at);
+        match self {
+            Self::Soon(at, 0) => write!(f, "ends at {}, in less than a day: renew it", when(at)),
+            Self::Soon(at, 1) => write!(f, "ends at {}, in a day: renew it", when(at)),
+            Self::Soon(at, days) => write!(f, "ends at {}, in {days} days: renew it", when(at)),
+            Self::Over(at) => write!(f, "ended at {}, and clients refuse it: renew it", when(at)),
+        }
+    }
+}
+
+/// What there is to say at `now` of a chain: whichever of it ends first makes an end of all.
+pub(super) fn ending(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Ending> {
+    let end = chain.iter().filter_map(end).min()?;
+    match end.duration_since(now) {
+        Ok(left) if left >= SOON => None,
+        Ok(left) => Some(Ending::Soon(end, left.as_secs() / DAY_S)),
+        Err(_) => Some(Ending::Over(end)),
+    }
+}
+
+/// rustls tells it in the error of a certificate that is over, so it is asked at the end of time.
+fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    let roots = RootCertStore::empty();
+    match verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], end_of_time, &[]) {
+        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::port::tls::certificates;
+
+    #[test]
+    fn whichever_ends_first_is_told_from_fourteen_days_before() {
+        let chain = |names: &[&str]| {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tls");
+            let read = names
+                .iter()
+                .map(|name| certificates(&folder.join(name)).unwrap());
+            read.flatten().collect::<Vec<_>>()
+        };
+        let end = humantime::parse_rfc3339("2021-01-01T00:00:00Z").unwrap();
+        let hours = |hours: u64| Duration::from_secs(hours * 60 * 60);
+        let later = end + hours(1);
+        for (names, now, told) in [
+            (&["ended.pem"][..], end - SOON, None),
+            (
+                &["server.pem", "ended.pem"],
+                end - hours(49),
+                Some("00Z, in 2 days: renew it"),
+            ),
+            (
+                &["ended.pem", "server.pem"],
+                end - hours(25),
+                Some("ends at 2021-01-01T00:00:00Z, in a day"),
+            ),
+            (&["ended.pem"], end - hours(1), Some("in less than a day")),
+            (&["ended.pem"], later, Some("ended at 2021-01-01T00:00:00Z")),
+            (&["server.pem"], later, None),
+            (&[], later, None),
+        ] {
+            let ending = ending(&chain(names), now).map(|ending| ending.to_string());
+            let fits = match (&ending, told) {
+                (Some(ending), Some(told)) => ending.contains(told),
+                (ending, told) => ending.is_none() && told.is_none(),
+            };
+            assert!(fits, "{names:?}, {told:?}: {ending:?}");
+        }
+    }
+}
