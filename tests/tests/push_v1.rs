@@ -207,6 +207,26 @@ fn i1_a_full_disk_under_the_receiver_loses_nothing_and_repeats_nothing() {
 }
 
 /// What is not ours is not emptied.
+/// Exactly once is promised where it is kept, and nowhere else.
+#[test]
+fn a_source_that_begins_anew_is_not_exactly_once() {
+    let folder = Folder::new();
+    write_numbered(&folder.path("input.ndjson"), 1);
+    let says = |source: &[&str]| {
+        pipeline(&folder, free_address(), source, &[], JOURNAL);
+        let file = folder.path("pipeline.yaml");
+        let check = wirefall(["check".as_ref(), file.as_os_str()]);
+        check.wait().expect(0).stdout
+    };
+    let promise = "exactly once, whichever side crashes";
+    assert!(says(&[]).contains(promise));
+    for key in ["repeat: 3", "resume: false"] {
+        let said = says(&[key]);
+        assert!(!said.contains(promise), "{key}: {said}");
+        assert!(said.contains("from its beginning"), "{key}: {said}");
+    }
+}
+
 #[test]
 fn a_file_without_a_place_is_left_alone() {
     let folder = Folder::new();

@@ -58,6 +58,12 @@ impl Plan {
                 self.source.describe()
             ));
         }
+        if self.source.begins_anew() {
+            sentences.push(format!(
+                "{} is read from its beginning by each run: what an earlier one had read comes again",
+                self.source.describe()
+            ));
+        }
         sentences
     }
 
@@ -80,6 +86,10 @@ impl Plan {
         if !self.source.replayable() {
             let source = self.source.describe();
             missing.push(format!("{source} cannot be read again"));
+        }
+        if self.source.begins_anew() {
+            let source = self.source.describe();
+            missing.push(format!("{source} is read from its beginning again"));
         }
         match missing.is_empty() {
             true => "exactly once, whichever side crashes: the receiver keeps its place with the \

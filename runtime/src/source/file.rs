@@ -223,6 +223,10 @@ impl SourcePlan for Plan {
         true
     }
 
+    fn begins_anew(&self) -> bool {
+        !self.resume
+    }
+
     fn warnings(&self) -> Vec<Problem> {
         let path = &self.config.path;
         let is_glob = self.pattern.is_some() && Pattern::escape(path) != *path;

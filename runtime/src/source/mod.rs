@@ -82,6 +82,11 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
     /// Whether a record that was not committed is read again by the next run.
     fn replayable(&self) -> bool;
 
+    /// Whether each run reads from the beginning again, what was committed included.
+    fn begins_anew(&self) -> bool {
+        false
+    }
+
     /// What it does for the guarantee of the pipeline and what it cannot do, in a sentence for `check` and
     /// the first log line.
     fn guarantee(&self) -> Option<String> {
