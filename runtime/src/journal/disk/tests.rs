@@ -263,6 +263,39 @@ async fn cursors_come_back_and_are_never_beyond_the_head() {
     );
 }
 
+/// Appends records `from..to`, a hundred at a time, and waits until they are durable.
+async fn append(journal: &Disk, from: u64, to: u64) {
+    for at in (from..to).step_by(100) {
+        let chunk = numbered(at, at + 100);
+        journal.append(chunk, vec![]).await.unwrap();
+    }
+    durable(journal, to).await;
+}
+
+/// A reader that acknowledged everything is not told after a crash that it missed what is gone.
+#[tokio::test]
+async fn a_cursor_is_never_found_before_what_was_dropped_behind_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(folder.path());
+    let journal = open(options.clone());
+    journal.remember("a", Position(0).into());
+    let mut pin = journal.pin(Position(0));
+    append(&journal, 0, 3000).await;
+    while !folder.path().join(notes::CURSORS).exists() {
+        tokio::task::yield_now().await;
+    }
+    // What the journal has no room for goes at once, sooner than cursors are written down by the clock.
+    journal.remember("a", Position(3000).into());
+    pin.advance(Position(3000));
+    append(&journal, 3000, 4500).await;
+    drop((pin, journal)); // as after a crash
+    let journal = open(options);
+    let tail = journal.marks().borrow().tail;
+    assert!(tail > Position(0));
+    let found = journal.remembered("a").expect("it was remembered").at;
+    assert!(found >= tail, "{found:?} is before {tail:?}");
+}
+
 #[tokio::test]
 async fn a_new_epoch_begins_only_where_what_was_seen_may_be_gone() {
     for (synced, boot, is_new) in [(false, "another", true), (true, "another", false)] {

@@ -1,6 +1,7 @@
 //! The writer: the one thread that writes, syncs and drops.
 //!
-//! Owns when: at once or by the interval, again after a failure, and cursors some time after they moved.
+//! Owns when: at once or by the interval, again after a failure, and cursors some time after they moved,
+//! before what only they have passed is dropped.
 //! What it does is the log's. While one sync runs, appends gather for the next. Started when the journal
 //! is opened; ends when it is finished or dropped.
 
@@ -34,6 +35,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     log: Log,
     folder: Arc<dyn Folder>,
+    /// The cursors that the next process would find after a crash.
+    noted: notes::Written,
     synced_at: Instant,
     /// After a failure: when to try again, and how long to wait after the next one.
     retry: Option<(Instant, Duration)>,
@@ -70,10 +73,12 @@ impl Work {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, log: Log, folder: Arc<dyn Folder>) -> Self {
+        let noted = notes::written(&shared.state().cursors);
         Self {
             shared,
             log,
             folder,
+            noted,
             synced_at: Instant::now(),
             retry: None,
             well_since: None,
@@ -93,11 +98,11 @@ impl Writer {
             if work.write || work.sync {
                 self.write(work.sync);
             }
+            if let Some(cursors) = work.cursors {
+                self.write_cursors(cursors);
+            }
             if work.drop {
                 self.drop_segments();
-            }
-            if let Some(cursors) = work.cursors {
-                self.write_cursors(&cursors);
             }
             if work.finish && self.finish() {
                 return;
@@ -270,11 +275,23 @@ impl Writer {
     }
 
     fn drop_segments(&mut self) {
-        while self
-            .shared
-            .state()
-            .oldest_is_to_go(&self.shared.options, now_ms())
-        {
+        loop {
+            let mut state = self.shared.state();
+            if !state.oldest_is_to_go(&self.shared.options, now_ms()) {
+                return;
+            }
+            // After a crash a cursor must not stand before records that its reader had acknowledged and
+            // that are gone: it would be told that it missed them. Where this fails, a full disk needs
+            // the room more.
+            let is_behind = self.has_noted_behind(&state);
+            let cursors = is_behind.then(|| notes::written(&state.cursors));
+            if is_behind {
+                state.cursors_moved = None;
+            }
+            drop(state);
+            if let Some(cursors) = cursors {
+                self.write_cursors(cursors);
+            }
             if let Err(error) = self.log.drop_oldest() {
                 if self.drop_after.is_none() {
                     tracing::warn!(%error, "an old segment of the journal cannot be removed");
@@ -290,13 +307,29 @@ impl Writer {
         }
     }
 
-    fn write_cursors(&mut self, cursors: &notes::Written) {
-        if let Err(error) = notes::write(&*self.folder, notes::CURSORS, cursors) {
-            tracing::debug!(%error, "the cursors could not be written; trying again");
-            self.shared
-                .state()
-                .cursors_moved
-                .get_or_insert_with(Instant::now);
+    /// Whether a cursor has moved and is written down nowhere, or before what stays when the oldest segment
+    /// goes.
+    fn has_noted_behind(&self, state: &State) -> bool {
+        let Some(next) = state.segments.get(1) else {
+            return false;
+        };
+        state.cursors_moved.is_some()
+            && state.cursors.iter().any(|(name, bookmark)| {
+                let noted = self.noted.get(name).map(notes::Noted::at);
+                noted.is_none_or(|noted| noted < next.first.0 && noted < bookmark.at.0)
+            })
+    }
+
+    fn write_cursors(&mut self, cursors: notes::Written) {
+        match notes::write(&*self.folder, notes::CURSORS, &cursors) {
+            Ok(()) => self.noted = cursors,
+            Err(error) => {
+                tracing::debug!(%error, "the cursors could not be written; trying again");
+                self.shared
+                    .state()
+                    .cursors_moved
+                    .get_or_insert_with(Instant::now);
+            }
         }
     }
 
