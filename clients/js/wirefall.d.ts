@@ -69,8 +69,8 @@ export interface Options {
   keys?: string[];
   /**
    * A one-time ticket (`POST …/tickets`, made with the secret, best by your own server). Give a function:
-   * each dial needs a new one. Where it fails it is asked again after a wait; where three in a row are
-   * refused (4401), the client has failed.
+   * each dial needs a new one. Where it fails, or gives what can be none, it is asked again after a wait;
+   * where three in a row are refused (4401), the client has failed.
    */
   ticket?: Credential;
   /** The secret itself, for services. A page that has it shows it to whoever looks. */

@@ -188,8 +188,12 @@ export class Wirefall {
         return;
       }
       if (this.#socket !== dial) return;
-      // Told here, without its value: the browser's own message would show it.
-      if (!TOKEN.test(credential)) return this.#fail(failure(`the ${kind} has characters that no subprotocol can carry`));
+      // Told here, without its value: the browser's own message would show it. What was fetched may be a
+      // page that says why there is none.
+      if (!TOKEN.test(credential)) {
+        const error = failure(`the ${kind} has characters that no subprotocol can carry`);
+        return typeof given === "function" ? this.#broke(error) : this.#fail(error);
+      }
       protocols.push(`wirefall.${kind}.${credential}`);
     }
     let socket;

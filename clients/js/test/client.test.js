@@ -290,6 +290,18 @@ test("a ticket that cannot be had is asked for again", async t => {
   assert.equal(WebSocket.made.length, 1);
 });
 
+test("an error page in place of a ticket is no ticket, and it is asked for again", async t => {
+  dice(t, 0);
+  let asked = 0;
+  const ticket = async () => ++asked < 3 ? "<h1>502 Bad Gateway</h1>" : "t";
+  const { client, WebSocket, told, tick } = await start(t, { ticket });
+  assert.equal(client.state, "waiting");
+  assert.doesNotMatch(told.errors[0].message, /502/);
+  await tick(1);
+  await tick(1);
+  assert.deepEqual(WebSocket.newest.protocols, ["wirefall.v1", "wirefall.ticket.t"]);
+});
+
 test("a wrong secret fails at once, a wrong ticket after three", async t => {
   const { client, WebSocket, told, tick } = await start(t, { secret: "s3cret" });
   assert.deepEqual(WebSocket.newest.protocols, ["wirefall.v1", "wirefall.secret.s3cret"]);
