@@ -74,6 +74,8 @@ impl Posts {
 /// second from what it counts itself.
 #[derive(Debug, Default)]
 pub struct Flow {
+    /// Records that were in the journal from an earlier run, and that its sink had not settled.
+    pub carried_in: Counter,
     /// Records that the source gave.
     pub read: Counter,
     /// Records that the peer confirmed.

@@ -70,6 +70,33 @@ fn i2_the_account_of_a_push_is_exported_and_it_is_ready_while_it_is_connected() 
     assert_eq!(ended.account("delivered"), 100);
 }
 
+/// What the run before had read is settled by this one: its account adds up all the same.
+#[test]
+fn i2_what_an_earlier_run_left_is_in_the_account_that_is_exported() {
+    let folder = Folder::new();
+    let (at, server) = (free_address(), free_address());
+    let journal = "journal: { driver: disk }\n";
+    pipelines::pipeline(&folder, "stdin", &[], &pipelines::to(server, &[]), journal);
+    watch(&folder, at);
+    let has = |line: &str| get(at, "/metrics").lines().any(|one| one == line);
+    let mut run = start(&folder);
+    run.wait_for_line("metrics http://");
+    assert!(run.write(lines(0..100).as_bytes()));
+    wait_until("a full account", || {
+        has("wirefall_journal_head_position 100")
+    });
+    run.kill();
+    let mut run = start(&folder);
+    run.wait_for_line("metrics http://");
+    let _receiver = receive(server, &folder.path("out.ndjson"));
+    let delivered = "wirefall_records_settled_total{outcome=\"delivered\"} 100";
+    wait_until("what was left to be delivered", || has(delivered));
+    assert!(has("wirefall_records_read_total 0"));
+    assert!(has("wirefall_records_carried_in_total 100"));
+    run.close_stdin();
+    assert_eq!(run.wait().expect(0).account("carried in"), 100);
+}
+
 #[test]
 fn a_stream_is_watched_there_as_well_and_other_pages_read_nothing() {
     let folder = Folder::new();

@@ -211,9 +211,15 @@ impl Page {
     }
 }
 
-/// Where every input went (I2). Together they are `records_read_total`, but for what is on its way.
+/// Where every input went (I2). Together they are `records_read_total` and `records_carried_in_total`, but
+/// for what is on its way.
 fn of_the_account(page: &mut Page, metrics: &Metrics) {
     let flow = &metrics.flow;
+    page.counter(
+        "records_carried_in_total",
+        "Records that an earlier run had read and left unconfirmed in the journal.",
+        flow.carried_in.get(),
+    );
     page.counter(
         "records_read_total",
         "Records that the source gave.",
@@ -229,7 +235,7 @@ fn of_the_account(page: &mut Page, metrics: &Metrics) {
     page.family(
         Kind::Counter,
         "records_settled_total",
-        "Records that were read, by what became of them.",
+        "Records that were read or carried in, by what became of them.",
         outcomes.map(|(outcome, count)| (Some(("outcome", outcome)), count.get())),
     );
     page.counter(

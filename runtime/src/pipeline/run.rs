@@ -364,6 +364,7 @@ impl Run<'_> {
             (&flow.failed_over, account.failed_over),
             (&flow.dropped, account.dropped),
             (&flow.passed, account.passed),
+            (&flow.carried_in, account.carried_in),
             (&flow.read, self.seen.records()),
             (
                 &flow.journal_waits,
