@@ -13,7 +13,6 @@ use serde_json::{Map, Value};
 
 use crate::driver::{Driver, Facts, Problem, Reread, within};
 use crate::failover;
-use crate::files;
 use crate::journal::disk::Sync;
 use crate::plugin::OnError;
 use crate::port::keys::{Address, local_address};
@@ -37,6 +36,7 @@ use super::types::{
 /// What `service.batch_bytes` may be; a column of records counts its bytes with 32 bits.
 const BATCH_BYTES: RangeInclusive<ByteSize> = ByteSize(1 << 10)..=ByteSize(1 << 30);
 
+mod apart;
 mod keys;
 mod processors;
 mod report;
@@ -160,6 +160,13 @@ impl Checker {
                 .as_ref()
                 .and_then(|failover| failover.as_ref()?.0.writes()),
         );
+        self.ports_apart(
+            source.as_ref().and_then(|(source, _)| source.listens()),
+            sink.as_ref().and_then(|(sink, _)| sink.listens()),
+            service
+                .as_ref()
+                .and_then(|service| metrics_address(service)?.ok()),
+        );
         let sender_is_told = source.as_ref().is_some_and(|(s, _)| s.tells_senders());
         let unless_said = OnError::unless_said(has_failover, sender_is_told);
         let processors = self.processors(&mut file, &folder, unless_said, plugins);
@@ -251,32 +258,6 @@ impl Checker {
             );
         }
         Some(service)
-    }
-
-    /// No file is read and written, or written twice.
-    fn files_apart(
-        &mut self,
-        source: Option<&dyn source::SourcePlan>,
-        sink: Option<&Path>,
-        failover: Option<&Path>,
-    ) {
-        for (pointer, path) in [("/sink/config", sink), ("/failover/config", failover)] {
-            if path.is_some_and(|path| source.is_some_and(|source| source.reads(path))) {
-                let message = "the source reads the file that is written here";
-                let help = "the run would read its own output; give it another `path`";
-                self.problem(pointer, Problem::error("/path", message).help(help));
-            }
-        }
-        if let (Some(sink), Some(failover)) = (sink, failover)
-            && files::plain(sink) == files::plain(failover)
-        {
-            let message = "the sink writes to this file as well";
-            let help = "give the failover a file of its own";
-            self.problem(
-                "/failover/config",
-                Problem::error("/path", message).help(help),
-            );
-        }
     }
 
     /// `journal`; a key of another driver is an error, as it would do nothing.

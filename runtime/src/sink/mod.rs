@@ -5,6 +5,7 @@
 //! folder and one entry in [`DRIVERS`].
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -62,6 +63,11 @@ pub trait SinkPlan: Send + Sync + fmt::Debug {
 
     /// The file that it appends to, if it does.
     fn writes(&self) -> Option<&Path> {
+        None
+    }
+
+    /// The address and port that it listens on, if it does.
+    fn listens(&self) -> Option<SocketAddr> {
         None
     }
 

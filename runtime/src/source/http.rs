@@ -6,6 +6,7 @@
 //! `outcome` what they are told.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -252,6 +253,10 @@ impl SourcePlan for Plan {
 
     fn asks_for_credentials(&self) -> bool {
         self.port.asks
+    }
+
+    fn listens(&self) -> Option<SocketAddr> {
+        Some(self.port.listen)
     }
 
     fn probe(&self) -> BoxFuture<'_, Vec<ProbeStep>> {

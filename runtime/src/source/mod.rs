@@ -5,6 +5,7 @@
 //! settled. A driver is one file and one entry in [`DRIVERS`]; nothing else names it.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,6 +107,11 @@ pub trait SourcePlan: Send + Sync + fmt::Debug {
     /// Whether it reads the file of this path.
     fn reads(&self, _path: &Path) -> bool {
         false
+    }
+
+    /// The address and port that it listens on, if it does.
+    fn listens(&self) -> Option<SocketAddr> {
+        None
     }
 
     /// What in its config may not do what it seems to.

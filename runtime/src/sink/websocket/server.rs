@@ -140,6 +140,10 @@ impl SinkPlan for Plan {
         self.port.asks
     }
 
+    fn listens(&self) -> Option<SocketAddr> {
+        Some(self.port.listen)
+    }
+
     fn delivery(&self) -> Delivery {
         Delivery::Published
     }
