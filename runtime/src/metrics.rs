@@ -90,6 +90,10 @@ pub struct Flow {
     pub dropped: Counter,
     /// Of the delivered or published ones: those that a plugin failed on and `on_error: pass` let go.
     pub passed: Counter,
+    /// Records that the source's server had no more when they were asked for: none of those read.
+    pub source_missed: Counter,
+    /// How often it could not tell whether there were such.
+    pub source_gaps: Counter,
     /// 1 while the journal cannot be written.
     pub journal_waits: Counter,
     /// Batches that wait for a worker.

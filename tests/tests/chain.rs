@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use wirefall_tests::peers::free_address;
 use wirefall_tests::pipelines::{received, start, stream, subscribe};
 use wirefall_tests::records::{numbered, write_numbered};
-use wirefall_tests::{Folder, Process, Signal, pipelines, wait_until, wirefall};
+use wirefall_tests::{Folder, Process, Signal, pipelines, raw, wait_until, wirefall};
 
 const RECORDS: u64 = 20_000;
 
@@ -115,6 +115,11 @@ fn i2_an_edge_that_begins_anew_is_a_gap_and_the_chain_goes_on() {
     assert!(second.write((numbered(1) + "\n").as_bytes()));
     wait_until("the second record", || received(&end) == [0, 1]);
     assert!(last.is_running());
+    wait_until("the gap, for who watches the centre", || {
+        let page = raw::ask(&at_centre.to_string(), "GET /metrics", "");
+        page.contains("\nwirefall_source_gaps_total 1\n")
+            && page.contains("\nwirefall_source_missed_total 0\n")
+    });
     run.signal(Signal::Terminate);
     let ended = run.wait().expect(0);
     assert_eq!(ended.account("gaps of unknown length"), 1);

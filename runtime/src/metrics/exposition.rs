@@ -243,6 +243,16 @@ fn of_the_account(page: &mut Page, metrics: &Metrics) {
         "Of the settled: records that a plugin failed on and `on_error: pass` let go.",
         flow.passed.get(),
     );
+    page.counter(
+        "source_missed_total",
+        "Records that the source's server had no more when they were asked for; they were never read.",
+        flow.source_missed.get(),
+    );
+    page.counter(
+        "source_gaps_total",
+        "Times that the source's server could not tell whether there were such records.",
+        flow.source_gaps.get(),
+    );
 }
 
 fn of_the_run(page: &mut Page, metrics: &Metrics) {

@@ -356,6 +356,7 @@ impl Run<'_> {
     fn tell(&self) {
         let flow = &self.metrics.flow;
         let account = self.books.account();
+        let oddities = self.seen.oddities();
         // First what is settled, then what was read: nothing seems to be settled that was not read.
         for (counter, count) in [
             (&flow.delivered, account.delivered),
@@ -366,6 +367,8 @@ impl Run<'_> {
             (&flow.passed, account.passed),
             (&flow.carried_in, account.carried_in),
             (&flow.read, self.seen.records()),
+            (&flow.source_missed, oddities.missed),
+            (&flow.source_gaps, oddities.gaps),
             (
                 &flow.journal_waits,
                 u64::from(self.journal.trouble().is_some()),
