@@ -319,6 +319,7 @@ impl Sink for Server {
                 () = accept(&mut door, &hub) => (),
                 () = serving => (),
             }
+            hub.names.end();
             Ok(Delivered {
                 confirmed: hub.context.journal.marks().borrow().durable,
                 ..Delivered::default()

@@ -269,6 +269,27 @@ impl Names {
         next
     }
 
+    /// The run is over. A journal that ends with it takes along what is held in it: that is told, and
+    /// counted.
+    pub(super) fn end(&self) {
+        if self.journal.survives_crash() {
+            return;
+        }
+        let head = self.journal.marks().borrow().head;
+        for (name, entry) in &self.state().entries {
+            let holds = entry.hold.as_ref().is_some_and(|hold| hold.pin.is_some());
+            let lost = entry.acked.map_or(0, |acked| head.since(acked));
+            if holds && lost > 0 {
+                self.metrics.records_lost.add(lost);
+                tracing::warn!(
+                    name,
+                    lost,
+                    "a subscriber has not acknowledged everything, and the journal in memory ends with the run; `journal: {{ driver: disk }}` keeps it"
+                );
+            }
+        }
+    }
+
     /// Since when there is something that a name could have acknowledged and has not.
     fn behind_since(&self, acked: Position, acked_at: Instant) -> Option<Instant> {
         match self.journal.read(acked) {
@@ -371,6 +392,22 @@ mod tests {
         names.acked(&held, Position(6));
         append(&journal, 2).await;
         assert_eq!(tail(&journal), Position(6));
+    }
+
+    #[tokio::test]
+    async fn what_is_held_in_memory_is_lost_at_the_end_and_counted() {
+        let journal = journal(4);
+        let names = names(&journal, Duration::from_secs(30));
+        names.end();
+        let (held, _) = taken(&names, "archive");
+        names.begin(&held, Position(0));
+        append(&journal, 3).await;
+        names.acked(&held, Position(1));
+        names.leave(&held);
+        let (other, _) = taken(&names, "holds nothing");
+        names.begin(&other, Position(0));
+        names.end();
+        assert_eq!(names.metrics.records_lost.get(), 2);
     }
 
     #[tokio::test]
