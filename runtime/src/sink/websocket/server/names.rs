@@ -22,7 +22,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 pub(super) struct Names {
     journal: Arc<dyn Journal>,
     metrics: Arc<Metrics>,
-    /// How long a name of `entries` may hold the journal.
+    /// Names that hold the journal.
+    block: Vec<String>,
+    /// How long one of them may hold it.
     deadline: Duration,
     state: Mutex<State>,
 }
@@ -99,6 +101,7 @@ impl Names {
         Self {
             journal,
             metrics,
+            block: lag.block.clone(),
             deadline: lag.deadline,
             state: Mutex::new(state),
         }
@@ -159,6 +162,12 @@ impl Names {
     fn put(&self, name: &str, entry: &mut Entry, at: Position) {
         entry.acked = Some(at);
         let owner = entry.owner.clone();
+        if self.journal.remembered(name).is_none() {
+            // The journal may forget the name that was unused for longest: none of those that hold it.
+            for held in &self.block {
+                let _ = self.journal.remembered(held);
+            }
+        }
         self.journal.remember(name, Bookmark { at, owner });
     }
 
@@ -320,6 +329,7 @@ fn pin(journal: &dyn Journal, at: Position) -> Cursor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::cursors::CURSORS_MAX;
     use crate::journal::memory::{Memory, Retention};
     use crate::journal::{Chunk, Frame};
 
@@ -392,6 +402,23 @@ mod tests {
         names.acked(&held, Position(6));
         append(&journal, 2).await;
         assert_eq!(tail(&journal), Position(6));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_holds_the_journal_is_not_forgotten_for_others() {
+        let journal = journal(4);
+        let names = names(&journal, Duration::from_secs(30));
+        let begin = |name: &str| {
+            let (held, _) = taken(&names, name);
+            names.begin(&held, Position(0));
+            names.leave(&held);
+        };
+        begin("archive");
+        for number in 0..=CURSORS_MAX {
+            begin(&number.to_string());
+        }
+        assert!(journal.remembered("archive").is_some());
+        assert!(journal.remembered("0").is_none());
     }
 
     #[tokio::test]
