@@ -5,7 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 
 use wirefall_tests::peers::{Language, Nginx, Receiver, free_address, resuming, subscriber};
+use wirefall_tests::raw::{Heard, Raw, frame};
 use wirefall_tests::records::numbered;
+use wirefall_tests::tiny::Tiny;
 use wirefall_tests::{Folder, Process, Signal, numbers, pipelines, wait_until, wirefall};
 
 const LANGUAGES: [Language; 2] = [Language::Python, Language::Node];
@@ -341,4 +343,88 @@ fn only_records_with_a_key_that_was_asked_for_come() {
     run.wait().expect(0);
     subscriber.wait().expect(0);
     assert_eq!(received(&folder), [7]);
+}
+
+/// Says `subscribe` with these members; the opcode and payload of what comes first.
+fn asked(at: SocketAddr, members: &str) -> (u8, Vec<u8>) {
+    const FIN_BINARY: u8 = 0x82;
+    let spoken = "Sec-WebSocket-Protocol: wirefall.v1\r\n";
+    let mut raw = Raw::upgrade(at, "/v1/streams/test", spoken);
+    let subscribe = format!(r#"{{"type":"subscribe",{members}}}"#);
+    let sent = raw.send(&frame(FIN_BINARY, subscribe.as_bytes()));
+    sent.expect("sent");
+    match raw.hear() {
+        Heard::Frame(opcode, payload) => (opcode, payload),
+        heard => panic!("{heard:?}"),
+    }
+}
+
+/// Where it is to begin.
+fn begin(at: SocketAddr, members: &str) -> String {
+    let (opcode, hello) = asked(at, members);
+    let text = String::from_utf8_lossy(&hello);
+    assert_eq!(opcode, 2, "{members}: {text}");
+    let hello: serde_json::Value = serde_json::from_slice(&hello).expect("a hello");
+    assert_eq!(hello["lost"], 0, "{hello}");
+    hello["from"].as_str().expect("a position").to_owned()
+}
+
+/// Publishes standard input, with a journal on disk.
+fn publish_from_disk(folder: &Folder, at: SocketAddr, sink: &[&str], path: &str) -> Process {
+    let pipeline = pipelines::publish_at(folder, at, sink);
+    let journal = format!("journal: {{ driver: disk, path: {path} }}\n");
+    folder.write("pipeline.yaml", folder.read("pipeline.yaml") + &journal);
+    let mut run = wirefall(["run".as_ref(), pipeline.as_os_str()]);
+    run.wait_for_line("stream  ");
+    run
+}
+
+/// Whoever gives a name and nothing else has nothing but the server's word that it is known.
+#[test]
+fn i1_a_name_that_was_welcomed_is_known_after_a_kill() {
+    let folder = Folder::new();
+    let at = free_address();
+    let start = || publish_from_disk(&folder, at, &[], "journal");
+    for round in 0..5 {
+        let name = format!(r#""name":"n{round}""#);
+        let run = start();
+        let from = begin(at, &name);
+        run.signal(Signal::Kill);
+        run.wait();
+        let mut run = start();
+        write(&mut run, 0..10);
+        wait_until("something that it has to get", || {
+            begin(at, r#""from":"latest""#) != from
+        });
+        assert_eq!(begin(at, &name), from, "round {round}");
+        run.signal(Signal::Kill);
+        run.wait();
+    }
+}
+
+/// A name that would not outlive the process is not welcomed; those without one are.
+#[test]
+fn i1_a_name_that_cannot_be_written_down_is_told_to_come_later() {
+    let folder = Folder::new();
+    let disk = folder.path("disk");
+    let Some(_disk) = Tiny::mount(&disk, 600) else {
+        return;
+    };
+    let at = free_address();
+    let sink = ["handshake_timeout: 1s"];
+    let mut run = publish_from_disk(&folder, at, &sink, "disk/journal");
+    let hog = disk.join("hog");
+    let mut file = std::fs::File::create(&hog).expect("a file");
+    while file.write_all(&[1; 1024]).is_ok() {}
+    drop(file);
+    let name = r#""name":"archive""#;
+    let (opcode, reason) = asked(at, name);
+    let code = u16::from_be_bytes([reason[0], reason[1]]);
+    assert_eq!((opcode, code), (8, 1013), "{reason:?}");
+    let (opcode, _) = asked(at, name);
+    assert_eq!(opcode, 8, "it is not known meanwhile either");
+    begin(at, r#""from":"latest""#);
+    run.wait_for_line("where named readers are cannot be written down");
+    std::fs::remove_file(&hog).expect("it was made");
+    begin(at, name);
 }

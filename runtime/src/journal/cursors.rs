@@ -18,12 +18,18 @@ pub struct Bookmark {
     pub at: Position,
     /// Whose it is, in words that mean nothing here; nobody's if absent.
     pub owner: Option<Arc<str>>,
+    /// It is forgotten for no other: for the few names that the configuration lists.
+    pub stays: bool,
 }
 
 /// Nobody's.
 impl From<Position> for Bookmark {
     fn from(at: Position) -> Self {
-        Self { at, owner: None }
+        Self {
+            at,
+            owner: None,
+            stays: false,
+        }
     }
 }
 
@@ -66,8 +72,8 @@ impl Cursors {
     }
 
     /// Sets the bookmark of `name`, also to an earlier position. Where there are [`CURSORS_MAX`] others,
-    /// one is forgotten, and its name returned: of the owner that has most, the one that was unused for
-    /// longest. So nobody who makes up names pushes out those of others.
+    /// one is forgotten, and its name returned: of those that do not stay, and of the owner that has most
+    /// of them, the one that was unused for longest. So nobody who makes up names pushes out those of others.
     pub fn set(&mut self, name: &str, bookmark: Bookmark) -> Option<String> {
         self.uses += 1;
         let used = self.uses;
@@ -88,12 +94,13 @@ impl Cursors {
     /// The name that goes for one more of `owner`.
     fn least_missed(&self, owner: Option<&Arc<str>>) -> &str {
         let mut counts = HashMap::from([(owner, 1)]);
-        for cursor in self.by_name.values() {
+        let goes = |cursor: &&Remembered| !cursor.bookmark.stays;
+        for cursor in self.by_name.values().filter(goes) {
             *counts.entry(cursor.bookmark.owner.as_ref()).or_insert(0) += 1;
         }
         let most = counts.values().copied().max().unwrap_or_default();
         let of_most = |cursor: &&Remembered| counts[&cursor.bookmark.owner.as_ref()] == most;
-        let cursors = self.by_name.iter();
+        let cursors = self.by_name.iter().filter(|(_, cursor)| goes(cursor));
         let of_most = cursors.filter(|(_, cursor)| of_most(cursor));
         let unused = of_most.min_by_key(|(_, cursor)| cursor.used);
         unused.expect("who has most has one that is kept").0
@@ -124,6 +131,7 @@ mod tests {
         let of = |owner: &str| Bookmark {
             at: Position(1),
             owner: Some(owner.into()),
+            stays: false,
         };
         let mut cursors = Cursors::default();
         cursors.set("archive", of("a"));
@@ -136,5 +144,28 @@ mod tests {
         assert!(cursors.get("nobody's").is_some());
         // And whoever comes new takes the place of one of those.
         assert_eq!(cursors.set("c", of("c")), Some("2002".to_owned()));
+    }
+
+    /// Also where its owner has most, and each of the others has one.
+    #[test]
+    fn what_stays_is_forgotten_for_nobody() {
+        let mut cursors = Cursors::default();
+        for name in ["archive", "billing"] {
+            let stays = Bookmark {
+                stays: true,
+                ..Position(1).into()
+            };
+            cursors.set(name, stays);
+        }
+        for number in 0..2 * CURSORS_MAX {
+            let owner = Some(number.to_string().into());
+            let bookmark = Bookmark {
+                owner,
+                ..Position(1).into()
+            };
+            cursors.set(&number.to_string(), bookmark);
+        }
+        assert_eq!(cursors.iter().count(), CURSORS_MAX);
+        assert!(cursors.get("archive").is_some() && cursors.get("billing").is_some());
     }
 }

@@ -91,6 +91,8 @@ struct Shared {
     /// Woken when an append may have room.
     freed: Notify,
     marks: watch::Sender<Marks>,
+    /// The cursors as they are written down: what the next process finds after a crash.
+    noted: watch::Sender<notes::Written>,
     /// How it ended, once it has.
     finished: watch::Sender<Option<Result<(), JournalError>>>,
     /// Chunks of the last reads of the disk, newest last.
@@ -122,6 +124,8 @@ struct State {
     cursors: Cursors,
     /// Since when cursors wait to be written down.
     cursors_moved: Option<Instant>,
+    /// Somebody waits for them to be.
+    cursors_awaited: bool,
     closed: bool,
     finishing: bool,
     abandoned: bool,
@@ -163,6 +167,7 @@ impl Disk {
             pins: Pins::default(),
             cursors,
             cursors_moved: None,
+            cursors_awaited: false,
             closed: false,
             finishing: false,
             abandoned: false,
@@ -172,6 +177,7 @@ impl Disk {
         let shared = Arc::new(Shared {
             epoch: log.epoch(),
             marks: watch::Sender::new(state.marks()),
+            noted: watch::Sender::new(notes::written(&state.cursors)),
             state: Mutex::new(state),
             work: Condvar::new(),
             freed: Notify::new(),
@@ -467,6 +473,20 @@ impl Journal for Disk {
             state.cursors_moved = Some(Instant::now());
             self.shared.work.notify_one();
         }
+    }
+
+    fn bookmark_kept(&self, name: &str) -> BoxFuture<'_, ()> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let mut noted = self.shared.noted.subscribe();
+            if noted.borrow().contains_key(&name) {
+                return;
+            }
+            self.shared.state().cursors_awaited = true;
+            self.shared.work.notify_one();
+            let kept = noted.wait_for(|noted| noted.contains_key(&name)).await;
+            drop(kept.expect("it is not dropped before its subscribers"));
+        })
     }
 
     fn close(&self) {

@@ -245,9 +245,15 @@ pub trait Journal: Send + Sync {
 
     /// Remembers a position, and whose it is, under a name that the caller has checked; a reader that
     /// comes back starts there. Cheap: it is written down soon, not now. At most
-    /// [`cursors::CURSORS_MAX`] names are kept (I4); of the owner that has most, the one that was unused
-    /// for longest goes. Holds nothing back: that is a pin's work.
+    /// [`cursors::CURSORS_MAX`] names are kept (I4); of those that do not stay, and of the owner that has
+    /// most, the one that was unused for longest goes. Holds nothing back: that is a pin's work.
     fn remember(&self, name: &str, bookmark: Bookmark);
+
+    /// Resolves when a bookmark that is remembered under this name, be it an older one, outlives a crash,
+    /// where the journal does: it is written down now, not soon.
+    fn bookmark_kept(&self, _name: &str) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 
     /// No append will come any more: readers that reach the head are at the end.
     fn close(&self);

@@ -136,7 +136,8 @@ pub fn cursors(written: &Written, head: Position) -> Cursors {
     for (name, noted) in written {
         let at = Position(noted.at()).min(head);
         let owner = noted.owner();
-        cursors.set(name, Bookmark { at, owner });
+        let stays = false; // whoever lists it says so again
+        cursors.set(name, Bookmark { at, owner, stays });
     }
     cursors
 }

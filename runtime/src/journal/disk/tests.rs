@@ -239,6 +239,7 @@ async fn cursors_come_back_and_are_never_beyond_the_head() {
     let owned = Bookmark {
         at: Position(5),
         owner: Some("somebody".into()),
+        stays: false,
     };
     journal.remember("owned", owned.clone());
     journal.finish().await.unwrap();
@@ -261,6 +262,25 @@ async fn cursors_come_back_and_are_never_beyond_the_head() {
         open(options(folder.path())).remembered("a"),
         Some(Position(9).into())
     );
+}
+
+/// Who waits for a new name to be kept finds it after a crash at that moment.
+#[tokio::test]
+async fn a_bookmark_that_is_kept_outlives_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(options(folder.path()));
+    append(&journal, 0, 100).await;
+    for at in 0..20 {
+        let name = format!("n{at}");
+        journal.remember(&name, Position(at).into());
+        journal.bookmark_kept(&name).await;
+        // Where it was some time ago is enough: nothing is waited for.
+        journal.remember(&name, Position(99).into());
+        journal.bookmark_kept(&name).await;
+        drop(journal); // as after a crash
+        journal = open(options(folder.path()));
+        assert_eq!(journal.remembered(&name), Some(Position(at).into()));
+    }
 }
 
 /// Appends records `from..to`, a hundred at a time, and waits until they are durable.

@@ -35,8 +35,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     log: Log,
     folder: Arc<dyn Folder>,
-    /// The cursors that the next process would find after a crash.
-    noted: notes::Written,
+    /// The cursors could not be written down the last time.
+    noting_fails: bool,
     synced_at: Instant,
     /// After a failure: when to try again, and how long to wait after the next one.
     retry: Option<(Instant, Duration)>,
@@ -65,6 +65,13 @@ struct Work {
     finish: bool,
 }
 
+/// Takes the cursors to be written down: they wait no more.
+fn to_note(state: &mut State) -> notes::Written {
+    state.cursors_moved = None;
+    state.cursors_awaited = false;
+    notes::written(&state.cursors)
+}
+
 impl Work {
     fn is_any(&self) -> bool {
         self.write || self.sync || self.drop || self.finish || self.cursors.is_some()
@@ -73,12 +80,11 @@ impl Work {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, log: Log, folder: Arc<dyn Folder>) -> Self {
-        let noted = notes::written(&shared.state().cursors);
         Self {
             shared,
             log,
             folder,
-            noted,
+            noting_fails: false,
             synced_at: Instant::now(),
             retry: None,
             well_since: None,
@@ -152,9 +158,8 @@ impl Writer {
         }
         if let Some(moved) = state.cursors_moved {
             let due = moved + CURSORS_AFTER;
-            if now >= due || state.finishing {
-                state.cursors_moved = None;
-                work.cursors = Some(notes::written(&state.cursors));
+            if now >= due || state.cursors_awaited || state.finishing {
+                work.cursors = Some(to_note(state));
             } else {
                 until = until.min(due);
             }
@@ -284,10 +289,7 @@ impl Writer {
             // that are gone: it would be told that it missed them. Where this fails, a full disk needs
             // the room more.
             let is_behind = self.has_noted_behind(&state);
-            let cursors = is_behind.then(|| notes::written(&state.cursors));
-            if is_behind {
-                state.cursors_moved = None;
-            }
+            let cursors = is_behind.then(|| to_note(&mut state));
             drop(state);
             if let Some(cursors) = cursors {
                 self.write_cursors(cursors);
@@ -313,18 +315,24 @@ impl Writer {
         let Some(next) = state.segments.get(1) else {
             return false;
         };
+        let noted = self.shared.noted.borrow();
         state.cursors_moved.is_some()
             && state.cursors.iter().any(|(name, bookmark)| {
-                let noted = self.noted.get(name).map(notes::Noted::at);
+                let noted = noted.get(name).map(notes::Noted::at);
                 noted.is_none_or(|noted| noted < next.first.0 && noted < bookmark.at.0)
             })
     }
 
     fn write_cursors(&mut self, cursors: notes::Written) {
         match notes::write(&*self.folder, notes::CURSORS, &cursors) {
-            Ok(()) => self.noted = cursors,
+            Ok(()) => {
+                self.noting_fails = false;
+                self.shared.noted.send_replace(cursors);
+            }
             Err(error) => {
-                tracing::debug!(%error, "the cursors could not be written; trying again");
+                if !std::mem::replace(&mut self.noting_fails, true) {
+                    tracing::warn!(%error, "where named readers are cannot be written down; trying again");
+                }
                 self.shared
                     .state()
                     .cursors_moved

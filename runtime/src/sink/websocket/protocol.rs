@@ -53,6 +53,8 @@ pub mod close {
     pub const END: u16 = 1000;
     /// The sender stops; come again at the place.
     pub const RESTART: u16 = 1012;
+    /// The name could not be written down.
+    pub const LATER: u16 = 1013;
     /// What comes next is no longer kept.
     pub const BEHIND: u16 = 4008;
     /// A control message is wrong.

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::lag::LagPlan;
+use crate::driver::BoxFuture;
 use crate::journal::{Bookmark, Cursor, Journal, Position, Read};
 use crate::metrics::Metrics;
 
@@ -86,6 +87,15 @@ impl Names {
         let mut state = State::default();
         for name in &lag.block {
             let left = journal.remembered(name);
+            if let Some(left) = left.clone() {
+                journal.remember(
+                    name,
+                    Bookmark {
+                        stays: true,
+                        ..left
+                    },
+                );
+            }
             let acked = left.as_ref().map(|left| left.at);
             let entry = Entry {
                 acked,
@@ -138,8 +148,7 @@ impl Names {
             }
             owner = Some(Arc::clone(who));
             if let Some(at) = acked {
-                let owner = owner.clone();
-                self.journal.remember(name, Bookmark { at, owner });
+                self.remember(name, at, owner.clone());
             }
         }
         state.sessions += 1;
@@ -161,14 +170,13 @@ impl Names {
     /// The name is at `at`, and the journal remembers it.
     fn put(&self, name: &str, entry: &mut Entry, at: Position) {
         entry.acked = Some(at);
-        let owner = entry.owner.clone();
-        if self.journal.remembered(name).is_none() {
-            // The journal may forget the name that was unused for longest: none of those that hold it.
-            for held in &self.block {
-                let _ = self.journal.remembered(held);
-            }
-        }
-        self.journal.remember(name, Bookmark { at, owner });
+        self.remember(name, at, entry.owner.clone());
+    }
+
+    fn remember(&self, name: &str, at: Position, owner: Option<Arc<str>>) {
+        // A name that holds the journal is forgotten for no other.
+        let stays = self.block.iter().any(|held| held == name);
+        self.journal.remember(name, Bookmark { at, owner, stays });
     }
 
     /// The session starts at `from`. A name that had no cursor has one from here on, so that what is
@@ -188,6 +196,11 @@ impl Names {
             hold.pin = Some(pin(&*self.journal, at));
             hold.acked_at = Instant::now();
         }
+    }
+
+    /// Resolves when the next process would know the name, however this one ends.
+    pub(super) fn kept(&self, held: &Held) -> BoxFuture<'_, ()> {
+        self.journal.bookmark_kept(&held.name)
     }
 
     /// Everything below `to` is safe with the session's subscriber. Going back means nothing.
@@ -501,8 +514,12 @@ mod tests {
         append(&journal, 3).await;
         let owner = Some(Arc::<str>::from("a"));
         for name in ["archive", "other"] {
-            let (at, owner) = (Position(1), owner.clone());
-            journal.remember(name, Bookmark { at, owner });
+            let owner = owner.clone();
+            let bookmark = Bookmark {
+                owner,
+                ..Position(1).into()
+            };
+            journal.remember(name, bookmark);
         }
         journal.remember("of nobody", Position(1).into());
         let names = names(&journal, Duration::from_secs(30));

@@ -23,6 +23,7 @@ use super::release::Signal;
 use super::socket::Socket;
 use super::v1::V1;
 use super::wire::Wire;
+use crate::driver::BoxFuture;
 use crate::journal::Position;
 use crate::port::gate::{Conduct, Ended, Lease, Over};
 use crate::sink::websocket::protocol::{REQUEST_BYTES_MAX, Reason, Said, Subscribe, Wrong, close};
@@ -59,6 +60,8 @@ enum End {
     Wrong,
     /// Another session took its name.
     Taken,
+    /// Its name could not be written down.
+    Unnoted,
     /// Its credential is good no more, is used too much, or is not that of the name.
     Unleased,
     /// It answered no Ping, or took nothing for too long.
@@ -122,6 +125,12 @@ pub(super) async fn run(
     }
 }
 
+/// A wait for the journal to keep a name.
+struct Noting<'a> {
+    kept: BoxFuture<'a, ()>,
+    until: Instant,
+}
+
 struct Subscriber<'a> {
     hub: &'a Hub,
     peer: SocketAddr,
@@ -136,6 +145,9 @@ struct Subscriber<'a> {
     stage: Stage,
     /// When the session is to be asked again although nothing happens.
     wake: Option<Duration>,
+    /// Its name may be new, and has to be written down: until then nothing goes out, `hello` neither. The
+    /// next process might not know it, and what was published since would be missing.
+    noting: Option<Noting<'a>>,
     /// Records that it skipped.
     skipped: u64,
 }
@@ -164,6 +176,7 @@ impl<'a> Subscriber<'a> {
             started,
             stage,
             wake: None,
+            noting: None,
             skipped: 0,
         }
     }
@@ -172,13 +185,15 @@ impl<'a> Subscriber<'a> {
         let hub = self.hub;
         let mut alarm = pin!(sleep_until(self.started + IDLE));
         loop {
-            match self.write() {
-                ControlFlow::Break(end) => return end,
-                ControlFlow::Continue(Wrote::Turn) => {
-                    tokio::task::yield_now().await;
-                    continue;
+            if self.noting.is_none() || self.stage != Stage::Streaming {
+                match self.write() {
+                    ControlFlow::Break(end) => return end,
+                    ControlFlow::Continue(Wrote::Turn) => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                    ControlFlow::Continue(Wrote::All | Wrote::Blocked) => (),
                 }
-                ControlFlow::Continue(Wrote::All | Wrote::Blocked) => (),
             }
             // Only brought forward here, and put off when it rings: to re-arm a timer for every write
             // would cost more than the write.
@@ -195,7 +210,14 @@ impl<'a> Subscriber<'a> {
                     None => pending().await,
                 }
             };
+            let noted = async {
+                match &mut self.noting {
+                    Some(noting) => (&mut noting.kept).await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
+                () = noted => self.noting = None,
                 ready = self.socket.ready() => match ready {
                     Ok(true) => match self.socket.read() {
                         Ok(true) => self.hear(),
@@ -219,6 +241,7 @@ impl<'a> Subscriber<'a> {
                     match self.stage {
                         Stage::Closing { end, .. } | Stage::Closed { end, .. } => return end,
                         Stage::Greeting { .. } => self.silent(),
+                        Stage::Streaming if self.noting.is_some() => self.unnoted(),
                         Stage::Streaming => (),
                     }
                     alarm.as_mut().reset(self.deadline().max(Instant::now()));
@@ -243,6 +266,7 @@ impl<'a> Subscriber<'a> {
             Stage::Greeting { until }
             | Stage::Closing { until, .. }
             | Stage::Closed { until, .. } => until,
+            Stage::Streaming if let Some(noting) = &self.noting => noting.until,
             Stage::Streaming => {
                 let heartbeat = self.v1.as_ref().filter(|_| !self.socket.blocked);
                 let heartbeat = heartbeat.map(V1::heartbeat_at);
@@ -322,6 +346,10 @@ impl<'a> Subscriber<'a> {
         self.taken = v1.held().map(|held| held.taken.clone());
         self.session = session(self.hub, from, now);
         self.stage = Stage::Streaming;
+        self.noting = v1.held().map(|held| Noting {
+            kept: self.hub.names.kept(held),
+            until: Instant::now() + self.hub.plan.timing.handshake_timeout,
+        });
     }
 
     /// Counts that the subscriber broke the WebSocket protocol or ours, and logs the first of an address in
@@ -347,6 +375,15 @@ impl<'a> Subscriber<'a> {
         let reason = format!("no `subscribe` within {patience:?}");
         self.note_breach(&reason);
         self.close(close::SILENT, &reason, End::Wrong);
+    }
+
+    /// The journal says why.
+    fn unnoted(&mut self) {
+        self.close(
+            close::LATER,
+            "the name cannot be written down now",
+            End::Unnoted,
+        );
     }
 
     fn taken(&mut self) {
@@ -376,6 +413,9 @@ impl<'a> Subscriber<'a> {
     }
 
     fn close(&mut self, code: u16, reason: &str, end: End) {
+        if self.noting.take().is_some() {
+            self.socket.rest().clear(); // it was not welcomed
+        }
         self.socket.inbound.close(code.into(), reason);
         let until = Instant::now() + CLOSE_TIMEOUT;
         self.stage = Stage::Closing { until, end };
