@@ -2,8 +2,8 @@
 //!
 //! Owns the config and the two halves of the source. An answer of 200 is given by the engine's commit and
 //! by nothing else (I1); whoever has none posts again. `serve` speaks HTTP, `body` finds the records,
-//! `desk` knows who waits for what, `keys` which posts have been taken before (`keys_file` keeps them),
-//! `outcome` what they are told.
+//! `desk` knows who waits for what, `keys` which posts have been taken before (`keys_file` keeps
+//! them, as `intent` says what they become), `outcome` what they are told.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -35,6 +35,7 @@ use crate::units::{ByteSize, Span};
 
 mod body;
 mod desk;
+mod intent;
 mod keys;
 mod keys_file;
 mod outcome;

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::body::Cut;
-use super::keys::{Claim, Intent, Key, Keys};
+use super::intent::{Intent, Key};
+use super::keys::{Claim, Keys};
 use super::outcome::{Outcome, Rejected};
 
 /// Most rejections that an answer tells one by one (I4); `accepted` counts all.

@@ -16,7 +16,7 @@ use redb::{
     ReadableTableMetadata as _, TableDefinition, WriteTransaction,
 };
 
-use super::keys::{Intent, Key};
+use super::intent::{Intent, Key};
 use super::outcome::{Outcome, Rejected};
 use crate::files;
 use crate::port::news::News;

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::Plan;
 use super::body::{Cut, Kind, Unfit};
 use super::desk::{Desk, Post, Untaken};
-use super::keys::{KEY_BYTES_MAX, Key};
+use super::intent::{KEY_BYTES_MAX, Key};
 use super::outcome::Outcome;
 use crate::credentials::Scope;
 use crate::metrics::Metrics;
