@@ -2,7 +2,7 @@
 //!
 //! Owns the config and the two halves of the source. An answer of 200 is given by the engine's commit and
 //! by nothing else (I1); whoever has none posts again. `serve` speaks HTTP, `body` finds the records,
-//! `desk` knows who waits for what, `keys` which posts have been taken before (`keys_file` keeps
+//! `desk` knows who waits for what, `keys` which posts have been taken before (`keys_file` or `keys_table` keeps
 //! them, as `intent` says what they become), `outcome` what they are told.
 
 use std::collections::VecDeque;
@@ -19,8 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::body::{Bounds, Cut};
 use self::desk::{Desk, Posted};
+use self::keep::Keep;
 use self::keys::Keys;
 use self::keys_file::KeysFile;
+use self::keys_table::KeysTable;
 use self::serve::Server;
 use super::{BatchLimits, Committer, Reader, Source, SourceContext, SourceError, SourcePlan};
 use crate::checkpoint::Checkpoint;
@@ -36,8 +38,10 @@ use crate::units::{ByteSize, Span};
 mod body;
 mod desk;
 mod intent;
+mod keep;
 mod keys;
 mod keys_file;
+mod keys_table;
 mod outcome;
 mod serve;
 
@@ -94,8 +98,8 @@ struct Config {
     /// Most posts that are not answered yet; further ones are answered 429.
     #[serde(default = "defaults::requests_max")]
     requests_max: NonZeroU32,
-    /// Most idempotency keys that are known; by default 10,000,000 with a journal on disk, of 200 bytes
-    /// there or so, and 1,000,000 with one in memory. They are known as long as the journal keeps their
+    /// Most idempotency keys that are known; by default 10,000,000 with a journal on disk, and 1,000,000
+    /// with one in memory; they are where it is, some 200 bytes each. They are known as long as the journal keeps their
     /// records, and the newest 100,000 longer; beyond `keys_max` the oldest are forgotten early, which is
     /// logged and counted.
     #[schemars(range(min = 1, max = 100_000_000))]
@@ -204,25 +208,29 @@ fn check(config: Value, facts: &Facts) -> Result<Box<dyn SourcePlan>, Vec<Proble
 impl Plan {
     fn keys(&self, context: &SourceContext, position: u64) -> Result<Keys, SourceError> {
         let on_disk = context.resume_at.is_some();
-        let path = context.state_dir.join("posts.redb");
-        let file = match on_disk {
-            true => KeysFile::open(path.clone(), position, context.fresh),
-            false => KeysFile::in_memory(),
+        let keep: Box<dyn Keep> = match on_disk {
+            true => Box::new(keys_file(context, position)?),
+            false => Box::new(KeysTable::default()),
         };
-        let file = file.map_err(|error| SourceError::Environment {
-            message: format!(
-                "{}: the keys of posts cannot be read: {error}\n  give the file back what it lacks, or move it \
-                 away: then posts that come again are taken again",
-                path.display()
-            ),
-        })?;
         let keys_max = self.keys_max.unwrap_or(match on_disk {
             true => KEYS_ON_DISK_MAX,
             false => KEYS_IN_MEMORY_MAX,
         });
         let metrics = Arc::clone(&context.metrics);
-        Ok(Keys::new(file, keys_max.into(), metrics))
+        Ok(Keys::new(keep, keys_max.into(), metrics))
     }
+}
+
+fn keys_file(context: &SourceContext, position: u64) -> Result<KeysFile, SourceError> {
+    let path = context.state_dir.join("posts.redb");
+    KeysFile::open(path.clone(), position, context.fresh).map_err(|error| {
+        let message = format!(
+            "{}: the keys of posts cannot be read: {error}\n  give the file back what it lacks, or move it \
+             away: then posts that come again are taken again",
+            path.display()
+        );
+        SourceError::Environment { message }
+    })
 }
 
 fn partition() -> Partition {

@@ -179,7 +179,6 @@ impl Desk {
     /// All records before `position` are safe: those who wait for them are answered.
     pub(super) fn settle(&self, position: u64) {
         let mut state = self.state();
-        let mut settled = Vec::new();
         while let Some(one) = state.waiting.pop_front_if(|one| one.last <= position) {
             let mut rejected = one.rejected.clone();
             rejected.sort_by_key(|one| one.index);
@@ -192,12 +191,11 @@ impl Desk {
                 rejected: is_whole.then_some(rejected),
                 replayed: false,
             };
-            settled.extend(one.intent().map(|intent| (intent, outcome.remembered())));
+            if let Some(intent) = one.intent() {
+                state.keys.settle(intent, outcome.remembered());
+            }
             // Whoever is gone asks again with the key, or does not.
             let _ = one.answer.send(Ok(outcome));
-        }
-        if !settled.is_empty() {
-            state.keys.settle(&settled);
         }
     }
 

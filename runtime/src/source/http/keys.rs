@@ -3,15 +3,20 @@
 //! Owns what a key means, and for how long: as long as the journal keeps the records of its post, and
 //! longer where there are few. What a post is about to become, the range of its positions, is written down
 //! and synced before the engine has a record of it; how far the journal got then tells, whenever the
-//! process ended, how much of the post it has. `keys_file` keeps it. Called by `desk`.
+//! process ended, how much of the post it has. `keys_file` keeps it beside a journal on disk, and
+//! `keys_table` beside one in memory. Called by `desk`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::intent::{Intent, Key};
-use super::keys_file::{Forgetting, KeysError, KeysFile};
+use super::keep::{Forgetting, Keep, KeysError};
 use super::outcome::Outcome;
 use crate::metrics::Metrics;
+
+/// Keys that are known although the journal keeps nothing of their posts: a push has confirmed them long
+/// before whoever missed the answer asks again.
+const KEPT: u64 = 100_000;
 
 /// What a key means for a post.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,23 +33,29 @@ pub(super) enum Claim {
 
 /// See the module.
 pub(super) struct Keys {
-    file: KeysFile,
+    keep: Box<dyn Keep>,
+    /// See [`KEPT`].
+    kept: u64,
     /// Most keys that are known (I4).
     keys_max: u64,
     /// What is taken now, by name.
     open: HashMap<u128, Key>,
+    /// What became of those that were taken since something was written, by name.
+    settled: HashMap<u128, (Intent, Outcome)>,
     /// The journal keeps no record before this position.
     forgotten: u64,
     metrics: Arc<Metrics>,
 }
 
 impl Keys {
-    /// Goes on with what `file` has.
-    pub(super) fn new(file: KeysFile, keys_max: u64, metrics: Arc<Metrics>) -> Self {
+    /// Goes on with what is kept.
+    pub(super) fn new(keep: Box<dyn Keep>, keys_max: u64, metrics: Arc<Metrics>) -> Self {
         Self {
-            file,
+            keep,
+            kept: KEPT,
             keys_max,
             open: HashMap::new(),
+            settled: HashMap::new(),
             forgotten: 0,
             metrics,
         }
@@ -61,31 +72,43 @@ impl Keys {
                 false => Claim::Differs,
             });
         }
+        if let Some((intent, outcome)) = self.settled.get(&key.name) {
+            return Ok(match intent.key.digest == key.digest {
+                true => Claim::Taken(outcome.clone()),
+                false => Claim::Differs,
+            });
+        }
         let mut taken = 0;
-        if let Some(known) = self.file.find(key.name)? {
+        if let Some(known) = self.keep.find(key.name)? {
             taken = known.taken();
             if known.key.digest != key.digest {
                 return Ok(Claim::Differs);
             }
             if taken >= known.records {
-                return Ok(Claim::Taken(self.file.outcome(&known)?));
+                return Ok(Claim::Taken(self.keep.outcome(&known)?));
             }
         }
         self.open.insert(key.name, key);
         Ok(Claim::Take(taken))
     }
 
-    /// Writes down what is about to be taken: positions up to `next`. What is to be forgotten goes with it.
+    /// Writes down what is about to be taken: positions up to `next`. What became of earlier ones is written
+    /// with it, and what is to be forgotten goes.
     ///
     /// # Errors
     /// The file cannot be written: then nothing may be taken, with a key or without.
     pub(super) fn intend(&mut self, intents: &[Intent], next: u64) -> Result<(), KeysError> {
         let forgetting = Forgetting {
             before: self.forgotten,
+            kept: self.kept,
             keys_max: self.keys_max,
-            is_open: &|name| self.open.contains_key(&name),
+            open: &self.open,
         };
-        let early = self.file.intend(intents, next, forgetting)?;
+        let settled = &mut self.settled.values();
+        let early = self.keep.intend(intents, settled, next, forgetting)?;
+        if !intents.is_empty() {
+            self.settled.clear();
+        }
         if early > 0 && self.metrics.keys_forgotten.get() == 0 {
             tracing::warn!(
                 "keys of posts are forgotten although the journal keeps their records: there are more \
@@ -97,13 +120,11 @@ impl Keys {
         Ok(())
     }
 
-    /// All of each post is safe, and became this.
-    pub(super) fn settle(&mut self, settled: &[(Intent, Outcome)]) {
-        for (intent, _) in settled {
-            self.open.remove(&intent.key.name);
-        }
-        // Where it fails they are known as taken all the same: that is written down already.
-        let _ = self.file.settle(settled);
+    /// All of the post is safe, and became this. It is written down with what comes next: that it was taken
+    /// is already.
+    pub(super) fn settle(&mut self, intent: Intent, outcome: Outcome) {
+        self.open.remove(&intent.key.name);
+        self.settled.insert(intent.key.name, (intent, outcome));
     }
 
     /// Nothing came of the post now: whoever posts it again begins where this one did.
@@ -111,9 +132,10 @@ impl Keys {
         self.open.remove(&key.name);
     }
 
-    /// Lets go of the file.
+    /// Writes down the rest, and lets go of the file.
     pub(super) fn close(&mut self) {
-        self.file.close();
+        self.keep.close(&mut self.settled.values());
+        self.settled.clear();
     }
 
     /// The journal keeps no record before `position` any more.
@@ -126,6 +148,8 @@ impl Keys {
 mod tests {
     use std::path::PathBuf;
 
+    use super::super::keys_file::KeysFile;
+    use super::super::keys_table::KeysTable;
     use super::*;
 
     const KEYS_MAX: u64 = 100;
@@ -144,12 +168,12 @@ mod tests {
         }
     }
 
-    fn over(file: KeysFile) -> Keys {
-        Keys::new(file, KEYS_MAX, Arc::default())
+    fn over(keep: impl Keep + 'static) -> Keys {
+        Keys::new(Box::new(keep), KEYS_MAX, Arc::default())
     }
 
-    fn in_memory() -> Keys {
-        over(KeysFile::in_memory().unwrap())
+    fn both(folder: &tempfile::TempDir) -> [Keys; 2] {
+        [over(KeysTable::default()), open(folder, 0)]
     }
 
     fn path(folder: &tempfile::TempDir) -> PathBuf {
@@ -170,21 +194,27 @@ mod tests {
             let intent = intent(name, first, last);
             self.intend(&[intent], last).unwrap();
             let outcome = Outcome::recalled(intent.records);
-            self.settle(&[(intent, outcome)]);
+            self.settle(intent, outcome);
         }
     }
 
     #[test]
     fn a_key_is_taken_once_and_is_of_one_body() {
-        let mut keys = in_memory();
-        assert_eq!(keys.meaning("a"), Claim::Take(0));
-        assert_eq!(keys.meaning("a"), Claim::Busy);
-        let other = Key::new("a", "text/plain", b"other");
-        assert_eq!(keys.claim(other).unwrap(), Claim::Differs);
-        keys.release(key("a"));
-        keys.take("a", 0, 3);
-        assert_eq!(keys.meaning("a"), Claim::Taken(Outcome::recalled(3)));
-        assert_eq!(keys.claim(other).unwrap(), Claim::Differs);
+        let folder = tempfile::tempdir().unwrap();
+        for mut keys in both(&folder) {
+            assert_eq!(keys.meaning("a"), Claim::Take(0));
+            assert_eq!(keys.meaning("a"), Claim::Busy);
+            let other = Key::new("a", "text/plain", b"other");
+            assert_eq!(keys.claim(other).unwrap(), Claim::Differs);
+            keys.release(key("a"));
+            keys.take("a", 0, 3);
+            // Before and after it was written down.
+            for next in ["b", "c"] {
+                assert_eq!(keys.meaning("a"), Claim::Taken(Outcome::recalled(3)));
+                assert_eq!(keys.claim(other).unwrap(), Claim::Differs);
+                keys.take(next, 3, 4);
+            }
+        }
     }
 
     /// Whatever the journal got of a post before a crash, posted again it adds the rest and no more.
@@ -274,9 +304,15 @@ mod tests {
             rejected: Some(Vec::new()),
             ..Outcome::recalled(3)
         };
-        keys.settle(&[(intent("a", 0, 3), outcome.clone())]);
-        drop(keys);
-        assert_eq!(open(&folder, 3).meaning("a"), Claim::Taken(outcome));
+        keys.settle(intent("a", 0, 3), outcome.clone());
+        let taken = Claim::Taken(outcome);
+        assert_eq!(keys.meaning("a"), taken);
+        keys.take("b", 3, 4);
+        drop(keys); // as after a crash: what came with the next is there
+        let mut keys = open(&folder, 4);
+        assert_eq!(keys.meaning("a"), taken);
+        keys.close();
+        assert_eq!(open(&folder, 4).meaning("a"), taken);
         let anew = KeysFile::open(path(&folder), 3, true).unwrap();
         assert_eq!(over(anew).meaning("a"), Claim::Take(0));
     }
@@ -285,53 +321,64 @@ mod tests {
     /// there are, and what it has dropped goes, but for the newest.
     #[test]
     fn i1_a_key_is_known_as_long_as_the_journal_keeps_its_records() {
-        let mut keys = in_memory();
-        keys.file.kept = 10;
-        for n in 0..50 {
-            keys.take(&format!("k{n}"), n, n + 1);
+        let folder = tempfile::tempdir().unwrap();
+        for mut keys in both(&folder) {
+            keys.kept = 10;
+            for n in 0..50 {
+                keys.take(&format!("k{n}"), n, n + 1);
+            }
+            assert!(matches!(keys.meaning("k0"), Claim::Taken(_)));
+            keys.forget(30);
+            // It goes with what is written anyway, a few at a time.
+            for n in 50..70 {
+                keys.take(&format!("k{n}"), n, n + 1);
+            }
+            for n in 0..70 {
+                let is_known = matches!(keys.meaning(&format!("k{n}")), Claim::Taken(_));
+                assert_eq!(is_known, n >= 30, "k{n}");
+            }
+            assert_eq!(keys.metrics.keys_forgotten.get(), 0);
         }
-        assert!(matches!(keys.meaning("k0"), Claim::Taken(_)));
-        keys.forget(30);
-        // It goes with what is written anyway, a few at a time.
-        for n in 50..70 {
-            keys.take(&format!("k{n}"), n, n + 1);
+    }
+
+    /// The newest are known where the journal keeps nothing, as one that pushes.
+    #[test]
+    fn the_newest_keys_are_known_whatever_the_journal_keeps() {
+        let folder = tempfile::tempdir().unwrap();
+        for mut keys in both(&folder) {
+            keys.kept = 10;
+            for n in 0..50 {
+                keys.forget(n);
+                keys.take(&format!("k{n}"), n, n + 1);
+            }
+            assert_eq!(keys.keep.count(), 10);
+            assert!(matches!(keys.meaning("k40"), Claim::Taken(_)));
+            assert_eq!(keys.meaning("k39"), Claim::Take(0));
+            assert_eq!(keys.metrics.keys_forgotten.get(), 0);
         }
-        for n in 0..70 {
-            let is_known = matches!(keys.meaning(&format!("k{n}")), Claim::Taken(_));
-            assert_eq!(is_known, n >= 30, "k{n}");
-        }
-        // Where the journal keeps nothing, as one that pushes, the newest are known.
-        let mut keys = in_memory();
-        keys.file.kept = 10;
-        for n in 0..50 {
-            keys.forget(n);
-            keys.take(&format!("k{n}"), n, n + 1);
-        }
-        assert_eq!(keys.file.count().unwrap(), 10);
-        assert!(matches!(keys.meaning("k40"), Claim::Taken(_)));
-        assert_eq!(keys.meaning("k39"), Claim::Take(0));
-        assert_eq!(keys.metrics.keys_forgotten.get(), 0);
     }
 
     #[test]
     fn i4_keys_are_bounded_and_what_is_forgotten_early_is_counted() {
-        let mut keys = in_memory();
-        for n in 0..2 * KEYS_MAX {
-            keys.take(&format!("k{n}"), n, n + 1);
-            assert!(keys.file.count().unwrap() <= KEYS_MAX);
+        let folder = tempfile::tempdir().unwrap();
+        for mut keys in both(&folder) {
+            for n in 0..2 * KEYS_MAX {
+                keys.take(&format!("k{n}"), n, n + 1);
+                assert!(keys.keep.count() <= KEYS_MAX);
+            }
+            assert_eq!(keys.metrics.keys_forgotten.get(), KEYS_MAX);
+            assert_eq!(keys.meaning("k0"), Claim::Take(0));
+            assert!(matches!(keys.meaning("k199"), Claim::Taken(_)));
+            // What waits for its answer is not forgotten.
+            let all: Vec<Intent> = (0..2 * KEYS_MAX)
+                .map(|n| intent(&format!("m{n}"), 200 + n, 201 + n))
+                .collect();
+            for one in &all {
+                assert_eq!(keys.claim(one.key).unwrap(), Claim::Take(0));
+            }
+            keys.intend(&all, 400).unwrap();
+            assert_eq!(keys.keep.count(), 2 * KEYS_MAX);
         }
-        assert_eq!(keys.metrics.keys_forgotten.get(), KEYS_MAX);
-        assert_eq!(keys.meaning("k0"), Claim::Take(0));
-        assert!(matches!(keys.meaning("k199"), Claim::Taken(_)));
-        // What waits for its answer is not forgotten.
-        let all: Vec<Intent> = (0..2 * KEYS_MAX)
-            .map(|n| intent(&format!("m{n}"), 200 + n, 201 + n))
-            .collect();
-        for one in &all {
-            assert_eq!(keys.claim(one.key).unwrap(), Claim::Take(0));
-        }
-        keys.intend(&all, 400).unwrap();
-        assert_eq!(keys.file.count().unwrap(), 2 * KEYS_MAX);
     }
 
     /// Were what could not be synced believed later, a post would be taken for one that others' records

@@ -1,4 +1,4 @@
-//! Where keys are kept: a database in one file, or in memory.
+//! Keys in a database in one file, beside a journal on disk.
 //!
 //! Owns the two tables, and what of them is believed after a crash or a failed write. Keeps no key in
 //! memory: there may be millions. Called by `keys`.
@@ -10,13 +10,14 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use redb::backends::{FileBackend, InMemoryBackend};
+use redb::backends::FileBackend;
 use redb::{
-    Builder, Database, Durability, ReadableDatabase as _, ReadableTable as _,
-    ReadableTableMetadata as _, TableDefinition, WriteTransaction,
+    Builder, Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _,
+    TableDefinition, WriteTransaction,
 };
 
 use super::intent::{Intent, Key};
+use super::keep::{Forgetting, Keep, KeysError, Settled};
 use super::outcome::{Outcome, Rejected};
 use crate::files;
 use crate::port::news::News;
@@ -31,30 +32,13 @@ const POSTS: TableDefinition<u128, PostRow> = TableDefinition::new("posts");
 /// What became of them, by `last` and name: in the order in which they were taken.
 const TAKEN: TableDefinition<(u64, u128), OutcomeRow> = TableDefinition::new("taken");
 
-/// Keys that are kept although the journal keeps nothing of their posts: a push has confirmed them long
-/// before whoever missed the answer asks again.
-const KEPT: u64 = 100_000;
 /// Pages that the database keeps in memory, in bytes (I4).
 const CACHE_BYTES: usize = 4 << 20;
 
-/// Why keys cannot be read or written: the database's word.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct KeysError(Box<redb::Error>);
-
 impl<E: Into<redb::Error>> From<E> for KeysError {
     fn from(error: E) -> Self {
-        Self(Box::new(error.into()))
+        Self(error.into().to_string())
     }
-}
-
-/// What may go.
-pub(super) struct Forgetting<'a> {
-    /// The journal has no record before this position.
-    pub(super) before: u64,
-    pub(super) keys_max: u64,
-    /// Whether somebody waits for the post of this name.
-    pub(super) is_open: &'a dyn Fn(u128) -> bool,
 }
 
 type Opener = Box<dyn Fn() -> Result<Database, KeysError> + Send>;
@@ -67,17 +51,9 @@ pub(super) struct KeysFile {
     /// The position before the next post.
     next: u64,
     news: News,
-    /// See [`KEPT`].
-    pub(super) kept: u64,
 }
 
 impl KeysFile {
-    /// For as long as the process lives.
-    pub(super) fn in_memory() -> Result<Self, KeysError> {
-        let opener = || Ok(builder().create_with_backend(InMemoryBackend::new())?);
-        Self::over(Box::new(opener), 0)
-    }
-
     /// Opens what an earlier run left at `path`, or begins it, as with `fresh`. The journal has all records
     /// before `position`.
     ///
@@ -96,15 +72,9 @@ impl KeysFile {
             database: None,
             next,
             news: News::default(),
-            kept: KEPT,
         };
         file.database()?;
         Ok(file)
-    }
-
-    /// Lets go of it.
-    pub(super) fn close(&mut self) {
-        self.database = None;
     }
 
     /// Does something with the database, which has to be opened again where that fails.
@@ -137,9 +107,10 @@ impl KeysFile {
         };
         Ok(self.database.insert(database))
     }
+}
 
-    /// The post that a key was given to.
-    pub(super) fn find(&mut self, name: u128) -> Result<Option<Intent>, KeysError> {
+impl Keep for KeysFile {
+    fn find(&mut self, name: u128) -> Result<Option<Intent>, KeysError> {
         self.with(|database| {
             let posts = database.begin_read()?.open_table(POSTS)?;
             let found = posts.get(name)?;
@@ -147,8 +118,7 @@ impl KeysFile {
         })
     }
 
-    /// What became of a post that was taken.
-    pub(super) fn outcome(&mut self, of: &Intent) -> Result<Outcome, KeysError> {
+    fn outcome(&mut self, of: &Intent) -> Result<Outcome, KeysError> {
         self.with(|database| {
             let taken = database.begin_read()?.open_table(TAKEN)?;
             let row = taken.get((of.last, of.key.name))?;
@@ -161,50 +131,22 @@ impl KeysFile {
         })
     }
 
-    /// Writes down and syncs what is about to be taken, up to position `next`; gives how many keys were
-    /// forgotten early.
-    pub(super) fn intend(
+    fn intend(
         &mut self,
         intents: &[Intent],
+        settled: Settled,
         next: u64,
         forgetting: Forgetting,
     ) -> Result<u64, KeysError> {
-        let kept = self.kept;
         let early = self.with(|database| {
             if intents.is_empty() {
                 return Ok(0);
             }
             let transaction = database.begin_write()?;
-            let early = {
-                let mut posts = transaction.open_table(POSTS)?;
-                let mut taken = transaction.open_table(TAKEN)?;
-                for intent in intents {
-                    let name = intent.key.name;
-                    let before = posts.insert(name, row(intent))?;
-                    // The rest of one that a crash cut.
-                    let before = before.map(|row| row.value().2);
-                    if let Some(last) = before {
-                        taken.remove((last, name))?;
-                    }
-                    taken.insert((intent.last, name), (None, None))?;
-                }
-                let mut early = 0;
-                // More than come: what is too much goes, and no post waits for all of it.
-                for _ in 0..2 * intents.len() {
-                    let count = taken.len()?;
-                    let oldest = taken.first()?.map(|(oldest, _)| oldest.value());
-                    let Some((last, name)) = oldest else { break };
-                    let is_forgotten = last <= forgetting.before;
-                    let goes = count > forgetting.keys_max || is_forgotten && count > kept;
-                    if !goes || (forgetting.is_open)(name) {
-                        break;
-                    }
-                    taken.remove((last, name))?;
-                    posts.remove(name)?;
-                    early += u64::from(!is_forgotten);
-                }
-                early
-            };
+            settle(&transaction, settled)?;
+            take(&transaction, intents)?;
+            // More than come: what is too much goes, and no post waits for all of it.
+            let early = forget(&transaction, &forgetting, 2 * intents.len())?;
             transaction.commit()?;
             Ok(early)
         })?;
@@ -212,24 +154,71 @@ impl KeysFile {
         Ok(early)
     }
 
-    /// Writes down what became of posts, to be synced with what is written next: without it they are known
-    /// as taken all the same.
-    pub(super) fn settle(&mut self, settled: &[(Intent, Outcome)]) -> Result<(), KeysError> {
-        self.with(|database| {
-            let mut transaction = database.begin_write()?;
-            transaction.set_durability(Durability::None)?;
-            {
-                let mut taken = transaction.open_table(TAKEN)?;
-                for (intent, outcome) in settled {
-                    let rejected = outcome.rejected.as_ref().map(json);
-                    let row = (outcome.accepted, rejected.as_deref());
-                    taken.insert((intent.last, intent.key.name), row)?;
-                }
-            }
-            transaction.commit()?;
-            Ok(())
-        })
+    /// What fails here is known as taken all the same.
+    fn close(&mut self, settled: Settled) {
+        let _ = self.with(|database| {
+            let transaction = database.begin_write()?;
+            settle(&transaction, settled)?;
+            Ok(transaction.commit()?)
+        });
+        self.database = None;
     }
+
+    #[cfg(test)]
+    fn count(&mut self) -> u64 {
+        let count = |database: &Database| Ok(database.begin_read()?.open_table(POSTS)?.len()?);
+        self.with(count).unwrap()
+    }
+}
+
+/// Notes what became of posts.
+fn settle(transaction: &WriteTransaction, settled: Settled) -> Result<(), KeysError> {
+    let mut taken = transaction.open_table(TAKEN)?;
+    for (intent, outcome) in settled {
+        let rejected = outcome.rejected.as_ref().map(json);
+        let row = (outcome.accepted, rejected.as_deref());
+        taken.insert((intent.last, intent.key.name), row)?;
+    }
+    Ok(())
+}
+
+/// Notes what posts are about to become.
+fn take(transaction: &WriteTransaction, intents: &[Intent]) -> Result<(), KeysError> {
+    let mut posts = transaction.open_table(POSTS)?;
+    let mut taken = transaction.open_table(TAKEN)?;
+    for intent in intents {
+        let name = intent.key.name;
+        // It may be the rest of one that a crash cut.
+        let before = posts.insert(name, row(intent))?.map(|row| row.value().2);
+        if let Some(last) = before {
+            taken.remove((last, name))?;
+        }
+        taken.insert((intent.last, name), (None, None))?;
+    }
+    Ok(())
+}
+
+/// Forgets so many at most, and gives how many of them early.
+fn forget(
+    transaction: &WriteTransaction,
+    forgetting: &Forgetting,
+    most: usize,
+) -> Result<u64, KeysError> {
+    let mut posts = transaction.open_table(POSTS)?;
+    let mut taken = transaction.open_table(TAKEN)?;
+    let mut early = 0;
+    for _ in 0..most {
+        let count = taken.len()?;
+        let oldest = taken.first()?.map(|(oldest, _)| oldest.value());
+        let Some((last, name)) = oldest else { break };
+        let Some(is_early) = forgetting.lets_go(count, last, name) else {
+            break;
+        };
+        taken.remove((last, name))?;
+        posts.remove(name)?;
+        early += u64::from(is_early);
+    }
+    Ok(early)
 }
 
 fn json(rejected: &Vec<Rejected>) -> Vec<u8> {
@@ -302,14 +291,6 @@ fn undo(transaction: &WriteTransaction, position: u64) -> Result<(), KeysError> 
             taken.insert((position, name), (None, None))?;
             posts.insert(name, row(&post))?;
         }
-    }
-}
-
-#[cfg(test)]
-impl KeysFile {
-    /// How many keys are known.
-    pub(super) fn count(&mut self) -> Result<u64, KeysError> {
-        self.with(|database| Ok(database.begin_read()?.open_table(POSTS)?.len()?))
     }
 }
 
