@@ -43,8 +43,44 @@ pub struct Metrics {
     pub holds_expired: Counter,
     /// Sessions that ended because another took their name.
     pub names_taken: Counter,
+    /// Sessions that ended because of their credential.
+    pub sessions_ended: SessionsEnded,
+    /// Requests that were told to come again later.
+    pub too_many: TooMany,
     /// Subscribers that broke the WebSocket protocol, or whose control messages were wrong or did not come.
     pub breaches: Counter,
+}
+
+/// Sessions that were ended for those who had them, by what was over.
+#[derive(Debug, Default)]
+pub struct SessionsEnded {
+    /// The credential is past its end.
+    pub expired: Counter,
+    /// The secret has a newer one, and its grace is over.
+    pub replaced: Counter,
+    /// The credential is gone.
+    pub revoked: Counter,
+    /// The credential sent more bytes a second than it may.
+    pub bytes: Counter,
+}
+
+/// Requests and upgrades that were refused for a while, by what there was too much of.
+#[derive(Debug, Default)]
+pub struct TooMany {
+    /// Failures of the address to show a good credential.
+    pub failures: Counter,
+    /// Sessions of the credential.
+    pub sessions: Counter,
+    /// Bytes a second of the credential.
+    pub bytes: Counter,
+    /// Tickets of the credential.
+    pub tickets: Counter,
+    /// Subscribers.
+    pub subscribers: Counter,
+    /// Posts that wait for their answer.
+    pub requests: Counter,
+    /// Bytes of such posts.
+    pub in_flight: Counter,
 }
 
 /// Posts that were answered, by the status of the answer.

@@ -36,6 +36,7 @@ impl Page {
         );
         of_the_account(&mut page, metrics);
         of_the_run(&mut page, metrics);
+        of_the_ports(&mut page, metrics);
         if metrics.posts.counts().next().is_some() {
             page.family(
                 Kind::Counter,
@@ -208,6 +209,19 @@ impl Page {
         ] {
             self.counter(name, help, counter.get());
         }
+        let ended = &metrics.sessions_ended;
+        let ended = [
+            ("expired", &ended.expired),
+            ("replaced", &ended.replaced),
+            ("revoked", &ended.revoked),
+            ("bytes", &ended.bytes),
+        ];
+        self.family(
+            Kind::Counter,
+            "sessions_ended_total",
+            "Sessions that were ended because of their credential, by what was over.",
+            ended.map(|(reason, count)| (Some(("reason", reason)), count.get())),
+        );
     }
 }
 
@@ -252,6 +266,25 @@ fn of_the_account(page: &mut Page, metrics: &Metrics) {
         "source_gaps_total",
         "Times that the source's server could not tell whether there were such records.",
         flow.source_gaps.get(),
+    );
+}
+
+fn of_the_ports(page: &mut Page, metrics: &Metrics) {
+    let too_many = &metrics.too_many;
+    let too_many = [
+        ("failures", &too_many.failures),
+        ("sessions", &too_many.sessions),
+        ("bytes", &too_many.bytes),
+        ("tickets", &too_many.tickets),
+        ("subscribers_max", &too_many.subscribers),
+        ("requests_max", &too_many.requests),
+        ("in_flight", &too_many.in_flight),
+    ];
+    page.family(
+        Kind::Counter,
+        "too_many_total",
+        "Requests and upgrades that were told to come again later, by what there was too much of.",
+        too_many.map(|(reason, count)| (Some(("reason", reason)), count.get())),
     );
 }
 

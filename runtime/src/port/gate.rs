@@ -19,7 +19,7 @@ use self::throttle::{Failure, Throttle};
 use self::tickets::{NoTicket, Tickets};
 use crate::credentials::store::now;
 use crate::credentials::{Denial, Grant, Keyring, Scope, secret};
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Metrics};
 use crate::port::answer::{Answer, put, text, wait};
 use crate::units::Secret;
 
@@ -30,7 +30,7 @@ mod throttle;
 mod tickets;
 
 pub use followed::Credentials;
-pub use leases::{Ended, Lease, Over, Spent};
+pub use leases::{Ended, Lease, Limit, Over, Spent};
 pub use tickets::LIFETIME as TICKET_LIFETIME;
 
 /// How often the file is looked at in any case, and sessions whose credential has ended are closed.
@@ -124,6 +124,8 @@ pub struct Gate {
     /// The same of those who are in and misbehave, which tells nothing about their credentials.
     conduct: [Mutex<Throttle>; 2],
     refused: [Counter; REASONS.len()],
+    /// Those that are told to come again later are counted for all ports of a run.
+    metrics: Arc<Metrics>,
 }
 
 struct Guard {
@@ -137,11 +139,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gate {
-    /// The gate of a stream whose state is in `store`; `asks`: only credentials open it.
+    /// The gate of a stream with these credentials; `asks`: only they open it.
     ///
     /// # Errors
     /// Credentials are asked for, and there are none or they cannot be read; in words.
-    pub fn open(credentials: &Credentials, asks: bool) -> Result<Self, String> {
+    pub fn open(
+        credentials: &Credentials,
+        asks: bool,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, String> {
         let store = credentials.store();
         if !asks && store.stamp().is_some() {
             tracing::warn!(
@@ -162,6 +168,7 @@ impl Gate {
             throttle: Mutex::default(),
             conduct: Default::default(),
             refused: Default::default(),
+            metrics,
         })
     }
 
@@ -234,7 +241,13 @@ impl Gate {
     /// The credential is used as much as it may.
     pub fn lease(&self, grant: Option<Grant>) -> Result<Lease, Spent> {
         match (&self.guard, grant) {
-            (Some(guard), Some(grant)) => guard.leases.take(grant),
+            (Some(guard), Some(grant)) => guard.leases.take(grant).inspect_err(|spent| {
+                let too_many = &self.metrics.too_many;
+                match spent.limit {
+                    Limit::Sessions => too_many.sessions.add(1),
+                    Limit::Bytes => too_many.bytes.add(1),
+                }
+            }),
             _ => Ok(Lease::free()),
         }
     }
@@ -250,7 +263,10 @@ impl Gate {
             .map_err(|error| format!("the system gives no random bytes: {error}"))?;
         lock(&guard.tickets)
             .issue(ticket.reveal(), grant, Instant::now())
-            .map_err(|_| "too many tickets of this credential are out".to_owned())?;
+            .map_err(|_| {
+                self.metrics.too_many.tickets.add(1);
+                "too many tickets of this credential are out".to_owned()
+            })?;
         Ok(ticket)
     }
 
@@ -283,6 +299,7 @@ impl Gate {
     /// often.
     pub fn refuse(&self, refused: Refused, client: IpAddr) -> (Answer, bool) {
         if let Failure::TooMany { wait: until } = self.note(refused, client) {
+            self.metrics.too_many.failures.add(1);
             let reason = format!(
                 "too many failures of this address; the last: {}",
                 refused.words()

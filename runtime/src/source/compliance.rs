@@ -14,6 +14,7 @@ use super::{
 };
 use crate::checkpoint::{Checkpoint, Delta};
 use crate::driver::Facts;
+use crate::metrics::Metrics;
 use crate::port::gate::Credentials;
 use crate::record::Partition;
 
@@ -48,6 +49,16 @@ pub(super) async fn open_at(
     folder: &Path,
     resume_at: Option<Checkpoint>,
 ) -> Source {
+    open_counted(plan, folder, resume_at, Arc::default()).await
+}
+
+/// The same, with what it counts.
+pub(super) async fn open_counted(
+    plan: &dyn SourcePlan,
+    folder: &Path,
+    resume_at: Option<Checkpoint>,
+    metrics: Arc<Metrics>,
+) -> Source {
     let context = SourceContext {
         limits: LIMITS,
         state_dir: folder.join("state"),
@@ -55,7 +66,7 @@ pub(super) async fn open_at(
         fresh: false,
         resume_at,
         reread: Arc::new(|| Err("unused".to_owned())),
-        metrics: Arc::default(),
+        metrics,
     };
     plan.open(context).await.expect("it opens")
 }

@@ -277,7 +277,8 @@ impl SourcePlan for Plan {
             let wrong = |message| SourceError::Environment { message };
             let tls = self.port.tls.clone().map(Tls::open).transpose();
             let tls = tls.map_err(wrong)?;
-            let gate = Gate::open(&context.credentials, self.port.asks).map_err(wrong)?;
+            let metrics = Arc::clone(&context.metrics);
+            let gate = Gate::open(&context.credentials, self.port.asks, metrics).map_err(wrong)?;
             let door = Door::open(self.port.listen).map_err(wrong)?;
             let address = door.address();
             let position = context.resume_at(&partition()).unwrap_or(0);

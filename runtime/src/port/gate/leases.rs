@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::credentials::{Grant, Keyring, UnixSeconds};
+use crate::credentials::{Denial, Grant, Keyring, UnixSeconds};
 
 /// Bytes a second are an average over so long: a burst may be as large.
 const BURST_S: i64 = 10;
@@ -22,7 +22,7 @@ const DEBT_S: i64 = 60;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
     /// The credential is no good any more.
-    Credential,
+    Credential(Denial),
     /// It is used more than it may.
     Allowance,
 }
@@ -36,9 +36,20 @@ pub struct Ended {
     pub reason: String,
 }
 
+/// What a credential has only so much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Sessions at a time.
+    Sessions,
+    /// Bytes a second.
+    Bytes,
+}
+
 /// The credential is used as much as it may.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spent {
+    /// Which limit it has reached.
+    pub limit: Limit,
     /// In words.
     pub reason: String,
     /// When to come again.
@@ -130,6 +141,7 @@ impl Leases {
             .or_insert_with(|| (Holder::new(&grant), rate));
         if let Some(most) = grant.limits.sessions.filter(|most| holder.seats >= *most) {
             return Err(Spent {
+                limit: Limit::Sessions,
                 reason: format!("all {most} sessions of this credential are in use"),
                 wait: Duration::from_secs(5),
             });
@@ -137,6 +149,7 @@ impl Leases {
         if holder.allowance < 0 {
             let wait = holder.allowance.saturating_neg() / rate + 1;
             return Err(Spent {
+                limit: Limit::Bytes,
                 reason: format!("more than {rate} bytes a second were sent by this credential"),
                 wait: Duration::from_secs(wait.unsigned_abs()),
             });
@@ -166,7 +179,7 @@ impl Leases {
             for session in holder.sessions.drain(..) {
                 match ring.standing(&session.grant, now) {
                     Ok(()) => kept.push(session),
-                    Err(denial) => end(session, Over::Credential, denial.to_string()),
+                    Err(denial) => end(session, Over::Credential(denial), denial.to_string()),
                 }
             }
             if holder.allowance < 0
@@ -287,7 +300,7 @@ mod tests {
         leases.sweep(&ring, 9, SECOND);
         assert_eq!(told(&mut lease), None);
         leases.sweep(&ring, 10, SECOND);
-        assert_eq!(told(&mut lease), Some(Over::Credential));
+        assert_eq!(told(&mut lease), Some(Over::Credential(Denial::Replaced)));
         assert_eq!(told(&mut lease), None);
     }
 

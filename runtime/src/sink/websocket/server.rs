@@ -162,7 +162,8 @@ impl SinkPlan for Plan {
     fn open(&self, context: SinkContext) -> BoxFuture<'_, Result<Box<dyn Sink>, SinkError>> {
         Box::pin(async move {
             let tls = self.open_tls()?;
-            let gate = Gate::open(&context.credentials, self.port.asks)
+            let metrics = Arc::clone(&context.metrics);
+            let gate = Gate::open(&context.credentials, self.port.asks, metrics)
                 .map_err(|message| SinkError::Environment { message })?;
             let door = open_door(self.port.listen)?;
             let address = door.address();

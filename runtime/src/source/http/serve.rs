@@ -30,7 +30,7 @@ use super::desk::{Desk, Post, Untaken};
 use super::intent::{KEY_BYTES_MAX, Key};
 use super::outcome::Outcome;
 use crate::credentials::Scope;
-use crate::metrics::Metrics;
+use crate::metrics::{Counter, Metrics};
 use crate::port::answer::{Answer, later, put, shared, text, wait};
 use crate::port::door::Door;
 use crate::port::farewell::farewell;
@@ -296,7 +296,7 @@ async fn post(
     busy.store(true, Ordering::Release);
     let _counted = Counted::new(server);
     let request = Arc::clone(&server.requests).try_acquire_owned();
-    let request = request.map_err(|_| full("requests_max"))?;
+    let request = request.map_err(|_| full("requests_max", &server.metrics.too_many.requests))?;
     let key = key.flatten();
     let key = key.map(|key| Key::new(key, content_type.unwrap_or_default(), &body));
     let records = kind.cut(body, server.plan.bounds).map_err(unfit)?;
@@ -349,7 +349,8 @@ fn told(untaken: Untaken) -> Answer {
     }
 }
 
-fn full(key: &str) -> Box<Answer> {
+fn full(key: &str, count: &Counter) -> Box<Answer> {
+    count.add(1);
     let reason = format!("too much waits for its answer (`{key}`)");
     Box::new(wait(&reason, BUSY_WAIT))
 }
@@ -364,7 +365,7 @@ fn check_room(server: &Server, content_length: Option<&str>) -> Result<(), Box<A
     }
     match length.div_ceil(PERMIT_BYTES) <= server.bytes.available_permits() as u64 {
         true => Ok(()),
-        false => Err(full("in_flight")),
+        false => Err(full("in_flight", &server.metrics.too_many.in_flight)),
     }
 }
 
@@ -386,7 +387,7 @@ fn beside(server: &Server, records: &Cut) -> Result<OwnedSemaphorePermit, Box<An
 fn hold(server: &Server, bytes: u64) -> Result<OwnedSemaphorePermit, Box<Answer>> {
     let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).expect("a body has a GiB at most");
     let bytes = Arc::clone(&server.bytes).try_acquire_many_owned(permits);
-    bytes.map_err(|_| full("in_flight"))
+    bytes.map_err(|_| full("in_flight", &server.metrics.too_many.in_flight))
 }
 
 fn too_large(server: &Server) -> Box<Answer> {

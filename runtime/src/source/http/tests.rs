@@ -2,6 +2,7 @@
 //! when a test wants.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,8 +15,9 @@ use super::partition;
 use crate::checkpoint::Checkpoint;
 use crate::credentials::store::now;
 use crate::credentials::{Issued, Limits, Scope, Store, Wanted};
+use crate::metrics::Metrics;
 use crate::source::Source;
-use crate::source::compliance::{open_at, plan, read, read_on};
+use crate::source::compliance::{open_counted, plan, read, read_on};
 
 /// Longest wait for anything: far beyond what any of it takes.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,13 +33,23 @@ fn at(position: u64) -> Checkpoint {
 }
 
 async fn source(folder: &tempfile::TempDir, keys: Value, resume_at: Option<u64>) -> (Source, Door) {
+    counted(folder, keys, resume_at, &Arc::default()).await
+}
+
+/// The same, with what it counts.
+async fn counted(
+    folder: &tempfile::TempDir,
+    keys: Value,
+    resume_at: Option<u64>,
+    metrics: &Arc<Metrics>,
+) -> (Source, Door) {
     let mut config = json!({"listen": "127.0.0.1:0", "path": "/in"});
     for (key, value) in keys.as_object().unwrap() {
         config[key] = value.clone();
     }
     let plan = plan("http", config, folder.path());
     assert!(plan.replayable());
-    let source = open_at(&*plan, folder.path(), resume_at.map(at)).await;
+    let source = open_counted(&*plan, folder.path(), resume_at.map(at), metrics.clone()).await;
     let greeting = source.reader.greeting();
     let address = greeting[0].split('/').nth(2).unwrap();
     let address = address.parse().unwrap();
@@ -187,16 +199,20 @@ async fn what_cannot_be_taken_is_told_by_its_status() {
 #[tokio::test]
 async fn i4_what_is_in_flight_is_bounded() {
     let folder = tempfile::tempdir().unwrap();
-    for bounds in [
-        json!({"requests_max": 1}),
-        json!({"body_max": "2KiB", "in_flight": "2KiB"}),
+    for (bounds, counts) in [
+        (json!({"requests_max": 1}), (1, 0)),
+        (json!({"body_max": "2KiB", "in_flight": "2KiB"}), (0, 1)),
     ] {
-        let (mut source, door) = source(&folder, bounds.clone(), None).await;
+        let metrics = Arc::default();
+        let (mut source, door) = counted(&folder, bounds.clone(), None, &metrics).await;
         let waits = door.post(&[TEXT], &"x".repeat(1025));
         assert_eq!(read(&mut source, 1).await.0.len(), 1);
         let answer = door.ask("POST", "/in", &[TEXT], "y").await;
         assert_eq!(answer.status, 429, "{bounds}");
         assert!(answer.head.contains("retry-after: 1"), "{answer:?}");
+        let too_many = &metrics.too_many;
+        let counted = (too_many.requests.get(), too_many.in_flight.get());
+        assert_eq!(counted, counts, "{bounds}");
         source.committer.commit(&at(1)).await.unwrap();
         assert_eq!(soon(waits).await.unwrap().status, 200);
         let next = door.post(&[TEXT], "y");
@@ -365,7 +381,9 @@ async fn i4_who_posts_more_than_a_credential_allows_is_told_when_to_come_again()
         bytes_per_second: Some(1),
     };
     let issued = issue_within(&folder, Scope::Ingest, limits);
-    let (mut source, door) = source(&folder, json!({"auth": "required"}), None).await;
+    let metrics = Arc::default();
+    let asks = json!({"auth": "required"});
+    let (mut source, door) = counted(&folder, asks, None, &metrics).await;
     let secret = format!("Authorization: Bearer {}", issued.secret.reveal());
     let headers = [TEXT, &secret];
     let first = door.post(&headers, &"x".repeat(100));
@@ -388,6 +406,9 @@ async fn i4_who_posts_more_than_a_credential_allows_is_told_when_to_come_again()
     assert_eq!(refused.status, 429);
     let told = "more than 1 bytes a second";
     assert!(refused.body.contains(told), "{refused:?}");
+    let too_many = &metrics.too_many;
+    let counted = (too_many.sessions.get(), too_many.bytes.get());
+    assert!(matches!(counted, (1.., 1..)), "{counted:?}");
     assert!(refused.head.contains("retry-after: "), "{refused:?}");
 }
 

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::opening::switching;
 use super::{Hub, Operate};
 use crate::credentials::Scope;
-use crate::port::answer::{Answer, put, text, wait};
+use crate::port::answer::{self, Answer, put, text};
 use crate::port::gate::presented::{is_forwarded, is_of_a_script};
 use crate::port::gate::{Gate, Lease, Refused, Spent, TICKET_LIFETIME};
 use crate::port::hosts::names_this_machine;
@@ -36,7 +36,14 @@ const CLOSE_FRAME: u8 = 0x88;
 /// What a refusal is told by.
 enum Told {
     Refused(Refused),
-    Spent(Spent),
+    Later { reason: String, wait: Duration },
+}
+
+impl From<Spent> for Told {
+    fn from(spent: Spent) -> Self {
+        let Spent { reason, wait, .. } = spent;
+        Self::Later { reason, wait }
+    }
 }
 
 /// The places of refusals by Close.
@@ -58,7 +65,7 @@ pub(super) fn subscriber(
     let admitted = hub.gate.admit(Scope::Subscribe, request);
     let leased = admitted
         .map_err(Told::Refused)
-        .and_then(|grant| hub.gate.lease(grant).map_err(Told::Spent));
+        .and_then(|grant| hub.gate.lease(grant).map_err(Told::from));
     let told = match leased {
         Ok(lease) => return Ok(lease),
         Err(told) => told,
@@ -104,7 +111,7 @@ pub(super) fn ticket(hub: &Hub, client: IpAddr, request: &Parts) -> Answer {
         }
         Err(reason) => {
             let wait = TICKET_LIFETIME;
-            in_http(&hub.gate, client, &Told::Spent(Spent { reason, wait })).0
+            in_http(&hub.gate, client, &Told::Later { reason, wait }).0
         }
     }
 }
@@ -143,7 +150,7 @@ fn is_local(client: IpAddr, headers: &HeaderMap) -> bool {
 fn in_http(gate: &Gate, client: IpAddr, told: &Told) -> (Answer, bool) {
     match told {
         Told::Refused(refused) => gate.refuse(*refused, client),
-        Told::Spent(spent) => (wait(&spent.reason, spent.wait), false),
+        Told::Later { reason, wait } => (answer::wait(reason, *wait), false),
     }
 }
 
@@ -154,7 +161,7 @@ fn close_frame(told: &Told) -> Vec<u8> {
             (close::FORBIDDEN, refused.words())
         }
         Told::Refused(refused) => (close::UNKNOWN, refused.words()),
-        Told::Spent(spent) => (close::TOO_MANY, spent.reason.clone()),
+        Told::Later { reason, .. } => (close::TOO_MANY, reason.clone()),
     };
     let reason = &reason[..reason.floor_char_boundary(close::REASON_BYTES_MAX)];
     let mut frame = vec![CLOSE_FRAME, 2 + reason.len() as u8];

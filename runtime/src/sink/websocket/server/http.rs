@@ -173,6 +173,7 @@ fn take_seat(hub: &Hub) -> Result<OwnedSemaphorePermit, Box<Answer>> {
         return Err(busy("the stream is ending"));
     }
     Arc::clone(&hub.seats).try_acquire_owned().map_err(|_| {
+        hub.context.metrics.too_many.subscribers.add(1);
         busy(&format!(
             "all {} seats are taken (subscribers_max)",
             hub.plan.subscribers_max

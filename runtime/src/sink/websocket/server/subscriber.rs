@@ -23,6 +23,7 @@ use super::release::Signal;
 use super::socket::Socket;
 use super::v1::V1;
 use super::wire::Wire;
+use crate::credentials::Denial;
 use crate::driver::BoxFuture;
 use crate::journal::Position;
 use crate::port::gate::{Conduct, Ended, Lease, Over};
@@ -394,10 +395,19 @@ impl<'a> Subscriber<'a> {
 
     fn unleased(&mut self, ended: &Ended) {
         if matches!(self.stage, Stage::Greeting { .. } | Stage::Streaming) {
-            let code = match ended.over {
-                Over::Credential => close::UNKNOWN,
-                Over::Allowance => close::TOO_MANY,
+            let counts = &self.hub.context.metrics.sessions_ended;
+            let (code, count) = match ended.over {
+                Over::Credential(denial) => {
+                    let count = match denial {
+                        Denial::Expired => &counts.expired,
+                        Denial::Replaced => &counts.replaced,
+                        Denial::Revoked | Denial::Wrong => &counts.revoked,
+                    };
+                    (close::UNKNOWN, count)
+                }
+                Over::Allowance => (close::TOO_MANY, &counts.bytes),
             };
+            count.add(1);
             self.close(code, &ended.reason, End::Unleased);
         }
     }

@@ -406,6 +406,7 @@ async fn i4_subscribers_are_bounded() {
     let running = Running::start(json!({ "subscribers_max": 1 }), 1 << 20).await;
     let client = running.subscribe().await;
     assert_eq!(status(&running, &[]).await, 503);
+    assert_eq!(running.metrics.too_many.subscribers.get(), 1);
     drop(client);
     running.until_subscribers(0).await;
     running.subscribe().await;

@@ -208,6 +208,24 @@ async fn rotation_and_revocation_reach_those_who_are_in() {
             .err(),
         Some(401)
     );
+    let ended = &running.metrics.sessions_ended;
+    assert_eq!((ended.replaced.get(), ended.revoked.get()), (1, 1));
+    assert_eq!((ended.expired.get(), ended.bytes.get()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_session_ends_with_the_time_of_its_credential_and_is_counted() {
+    let lifetime = Some(Duration::from_secs(2));
+    let wanted = Wanted {
+        lifetime,
+        ..wanted(&[Scope::Subscribe])
+    };
+    let (running, _, issued) = asking(json!({}), wanted).await;
+    let authorization = bearer(issued.secret.reveal());
+    let client = connect(&running.url(), &[("authorization", &authorization)]).await;
+    let (code, reason) = closed_with(&mut client.expect("let in")).await;
+    assert_eq!((code, &*reason), (4401, "the credential has expired"));
+    assert_eq!(running.metrics.sessions_ended.expired.get(), 1);
 }
 
 #[tokio::test]
@@ -220,7 +238,7 @@ async fn i4_sessions_and_bytes_of_a_credential_are_bounded() {
         limits,
         ..wanted(&[Scope::Subscribe])
     };
-    let (mut running, _, issued) = asking(json!({}), wanted).await;
+    let (mut running, _, issued) = asking(json!({ "operate": "loopback" }), wanted).await;
     let authorization = bearer(issued.secret.reveal());
     let headers = [("authorization", &*authorization)];
     let mut client = connect(&running.url(), &headers).await.expect("let in");
@@ -231,6 +249,15 @@ async fn i4_sessions_and_bytes_of_a_credential_are_bounded() {
     drop(client);
     running.until_subscribers(0).await;
     assert_eq!(connect(&running.url(), &headers).await.err(), Some(429));
+    let page = ask(&running, "GET", "/metrics", &[]).await;
+    for line in [
+        "wirefall_sessions_ended_total{reason=\"bytes\"} 1",
+        "wirefall_too_many_total{reason=\"sessions\"} 1",
+        "wirefall_too_many_total{reason=\"bytes\"} 1",
+        "wirefall_too_many_total{reason=\"failures\"} 0",
+    ] {
+        assert!(page.lines().any(|one| one == line), "{line}: {page}");
+    }
 }
 
 #[tokio::test]
@@ -243,6 +270,7 @@ async fn i4_an_address_that_fails_too_often_waits_and_a_good_credential_does_not
     }
     assert_eq!(statuses[..20], [Some(401); 20]);
     assert_eq!(statuses[20..], [Some(429); 2]);
+    assert_eq!(running.metrics.too_many.failures.get(), 2);
     let authorization = bearer(issued.secret.reveal());
     let good = connect(&running.url(), &[("authorization", &authorization)]).await;
     good.expect("let in");
