@@ -283,6 +283,27 @@ fn a_rotation_ends_the_sessions_of_the_old_secret_after_its_grace() {
     run.wait().expect(0);
 }
 
+/// As a journal that is damaged: nothing runs, and it is told what to do.
+#[test]
+fn credentials_that_are_damaged_are_told_at_the_start() {
+    let folder = Folder::new();
+    let pipeline = pipelines::publish(&folder, &["auth: required"]);
+    create(&pipeline, "subscribe");
+    let (path, _) = files_below(&folder.path("state"))
+        .into_iter()
+        .find(|(path, _)| path.ends_with("credentials.json"))
+        .expect("the file");
+    std::fs::write(&path, "{").expect("written");
+    for verb in [&["run"][..], &["credentials", "list"]] {
+        let words = verb.iter().copied().chain([text(&pipeline)]);
+        let ended = wirefall(words).wait().expect(3);
+        for part in [text(&path), "line 1 column 1", "restore the file"] {
+            assert!(ended.stderr.contains(part), "{verb:?}: {}", ended.stderr);
+        }
+    }
+    assert_eq!(std::fs::read_to_string(&path).expect("text"), "{");
+}
+
 /// At the source and at the sink, and while others show wrong ones.
 #[test]
 fn a_credential_opens_from_when_it_is_made() {

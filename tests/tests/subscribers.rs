@@ -211,6 +211,23 @@ fn a_certificate_that_has_ended_is_warned_of() {
     wirefall(check).wait().expect(0);
 }
 
+/// Which file, and what to do (I6).
+#[test]
+fn i6_a_certificate_that_is_not_there_is_told_at_the_start() {
+    let folder = Folder::new();
+    let tls = "tls: { cert: port.pem, key: port.key }";
+    let pipeline = pipelines::publish(&folder, &[tls]);
+    let pipeline = pipeline.to_str().expect("UTF-8");
+    let ran = wirefall(["run", pipeline]).wait().expect(3).stderr;
+    let checked = ["check", "--connect", pipeline];
+    let checked = wirefall(checked).wait().expect(3).stdout;
+    for told in [ran, checked] {
+        for part in ["port.pem", "`tls.key` that of its key", "readable"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+}
+
 #[test]
 fn a_run_that_publishes_nothing_tells_of_nothing_delivered() {
     let (mut run, _) = run(&Folder::new(), &["at_end: exit"]);

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::credentials::StoreError;
+
 /// Says a line to the person, on standard error. One that nobody reads any more, or that is full, ends
 /// nothing: `eprintln!` would panic.
 macro_rules! say {
@@ -183,10 +185,16 @@ pub fn main() -> ExitCode {
     };
     match ended {
         Ok(exit) => exit.into(),
-        Err(error) => {
-            say_error!(globals, "{error:#}");
-            Exit::Failed.into()
-        }
+        Err(error) => match error.downcast_ref::<StoreError>() {
+            Some(error) => {
+                say_error!(globals, "{}", error.advice());
+                Exit::Environment.into()
+            }
+            None => {
+                say_error!(globals, "{error:#}");
+                Exit::Failed.into()
+            }
+        },
     }
 }
 

@@ -276,6 +276,16 @@ impl Checker {
                 self.problem("/journal", problem);
             }
         }
+        for (pointer, age) in [
+            ("/age", &journal.age),
+            ("/retention/age", &journal.retention.age),
+        ] {
+            if age.as_ref().is_some_and(|age| age.0.is_zero()) {
+                let problem = Problem::error(pointer, "must be longer than 0");
+                let help = "leave `age` out where `bytes` alone bounds what is kept";
+                self.problem("/journal", problem.help(help));
+            }
+        }
         let is_timed = journal.sync == SyncName::Interval;
         if journal.driver == JournalDriver::Disk && !is_timed && written.get("interval").is_some() {
             let message = "`interval` belongs to `sync: interval`";

@@ -38,6 +38,23 @@ pub enum StoreError {
     Keyring(#[from] KeyringError),
 }
 
+impl StoreError {
+    /// The error, and what to do about it. Where a process goes on with what it read before, the error alone
+    /// is told.
+    pub fn advice(&self) -> String {
+        match self {
+            Self::Io { .. } => format!("{self}\n  {IO_HELP}"),
+            Self::Damaged { .. } => format!("{self}\n  {DAMAGED_HELP}"),
+            Self::Keyring(_) => self.to_string(),
+        }
+    }
+}
+
+const IO_HELP: &str = "the user that runs this must be able to read and write it; the state folder is \
+     `service.state`";
+const DAMAGED_HELP: &str = "nothing of it was changed; restore the file from a copy, or move it away to \
+     begin with new credentials: the old secrets and the stream's GUID are no good then";
+
 /// The seconds since the Unix epoch, now.
 pub fn now() -> UnixSeconds {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);

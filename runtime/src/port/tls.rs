@@ -30,6 +30,10 @@ const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// How often it is warned of a certificate that ends soon, or has ended.
 const WARN_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// What to do about files that are no certificate with its key.
+const HELP: &str = "`tls.cert` names the PEM file of the certificate and its chain, `tls.key` that of its key: \
+     both must be there, belong together, and be readable for the user that runs this";
+
 /// Where the certificate is.
 #[derive(Clone, Debug)]
 pub struct TlsPlan {
@@ -86,10 +90,11 @@ impl Tls {
     /// Reads the files for the first time.
     ///
     /// # Errors
-    /// Which file is wrong, and how.
+    /// Which file is wrong, and how, and what to do.
     pub fn open(plan: TlsPlan) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let read = plan.read(&provider)?;
+        let read = plan.read(&provider);
+        let read = read.map_err(|error| format!("{error}\n  {HELP}"))?;
         let shown = Arc::new(Shown(RwLock::new(Arc::new(read))));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()

@@ -62,7 +62,7 @@ pub(super) struct Followed {
 impl Followed {
     fn open(store: Store) -> Result<Self, String> {
         let stamp = store.stamp();
-        let ring = store.load().map_err(|error| error.to_string())?;
+        let ring = store.load().map_err(|error| error.advice())?;
         let ring = ring.ok_or_else(|| {
             format!(
                 "{} is not there, so nobody could come in; `wirefall credentials create` makes it",

@@ -90,7 +90,8 @@ impl OnLag {
         }
         if block.block.len() > NAMES_MAX {
             let message = format!("more than {NAMES_MAX} names hold the source");
-            problems.push(Problem::error("/on_lag/block", message));
+            let help = "list those that must miss nothing; for all others `then` says what becomes of them";
+            problems.push(Problem::error("/on_lag/block", message).help(help));
         }
         for (index, name) in block.block.iter().enumerate() {
             let pointer = || format!("/on_lag/block/{index}");
