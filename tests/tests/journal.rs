@@ -5,6 +5,7 @@ use std::path::Path;
 
 use wirefall_tests::peers::free_address;
 use wirefall_tests::pushing::{RECORDS, all_delivered, receive, received, wait_for_records};
+use wirefall_tests::raw;
 use wirefall_tests::records::{all_there, numbered, write_numbered};
 use wirefall_tests::tiny::Tiny;
 use wirefall_tests::{Folder, Process, Signal, pipelines, wait_until, wirefall};
@@ -296,4 +297,44 @@ fn i1_subscribers_resume_over_a_kill_of_the_publisher() {
     assert_eq!(received(&folder), (0..200).collect::<Vec<_>>());
     subscriber.signal(Signal::Terminate);
     drop(subscriber);
+}
+
+/// What is answered 204 stays deleted, whenever the process is killed.
+#[test]
+fn a_name_that_was_deleted_is_gone_over_a_kill() {
+    let folder = Folder::new();
+    let at = free_address();
+    pipelines::publish_at(&folder, at, &[]);
+    folder.write("pipeline.yaml", folder.read("pipeline.yaml") + JOURNAL);
+    let mut run = start(&folder);
+    let url = run.wait_for_line("stream  ");
+    let host = at.to_string();
+    let path = format!("/{}/names", url.splitn(4, '/').nth(3).expect("a path"));
+    let names = || raw::ask(&host, &format!("GET {path}"), "");
+    for name in ["stays", "goes"] {
+        let subscriber = wirefall(["subscribe", &url, "--name", name, "--limit", "1"]);
+        wait_until("it has subscribed", || {
+            run.write(b"{}\n");
+            !subscriber.stdout().is_empty()
+        });
+        subscriber.wait().expect(0);
+    }
+    let delete = || raw::ask(&host, &format!("DELETE {path}/goes"), "");
+    // Its session may be there a moment longer.
+    wait_until("it is deleted", || {
+        let answer = delete();
+        let status = answer.split(' ').nth(1);
+        assert!(matches!(status, Some("204" | "409")), "{answer}");
+        status == Some("204")
+    });
+    kill(run);
+    let mut run = start(&folder);
+    run.wait_for_line("stream  ");
+    let known = names();
+    assert!(known.contains("\"stays\""), "{known}");
+    assert!(!known.contains("\"goes\""), "{known}");
+    let again = delete();
+    assert!(again.starts_with("HTTP/1.1 404"), "{again}");
+    run.signal(Signal::Terminate);
+    run.wait().expect(0);
 }

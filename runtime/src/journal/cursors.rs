@@ -91,6 +91,11 @@ impl Cursors {
         forgotten
     }
 
+    /// Forgets `name`; whether it was there.
+    pub fn forget(&mut self, name: &str) -> bool {
+        self.by_name.remove(name).is_some()
+    }
+
     /// The name that goes for one more of `owner`.
     fn least_missed(&self, owner: Option<&Arc<str>>) -> &str {
         let mut counts = HashMap::from([(owner, 1)]);

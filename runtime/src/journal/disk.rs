@@ -92,13 +92,20 @@ struct Shared {
     freed: Notify,
     marks: watch::Sender<Marks>,
     /// The cursors as they are written down: what the next process finds after a crash.
-    noted: watch::Sender<notes::Written>,
+    noted: watch::Sender<Note>,
     /// How it ended, once it has.
     finished: watch::Sender<Option<Result<(), JournalError>>>,
     /// Chunks of the last reads of the disk, newest last.
     cold: Mutex<VecDeque<Vec<Chunk>>>,
     /// Held while it is open: two processes would write over each other.
     _lock: Option<std::fs::File>,
+}
+
+/// The cursors as they were at some time.
+struct Note {
+    /// How many were taken before it, and this one.
+    number: u64,
+    cursors: notes::Written,
 }
 
 struct State {
@@ -126,6 +133,10 @@ struct State {
     cursors_moved: Option<Instant>,
     /// Somebody waits for them to be.
     cursors_awaited: bool,
+    /// Notes of the cursors that were taken to be written down.
+    notes_taken: u64,
+    /// The first note without what was forgotten last: those before it may still have it.
+    forgot: u64,
     closed: bool,
     finishing: bool,
     abandoned: bool,
@@ -168,6 +179,8 @@ impl Disk {
             cursors,
             cursors_moved: None,
             cursors_awaited: false,
+            notes_taken: 0,
+            forgot: 0,
             closed: false,
             finishing: false,
             abandoned: false,
@@ -177,7 +190,10 @@ impl Disk {
         let shared = Arc::new(Shared {
             epoch: log.epoch(),
             marks: watch::Sender::new(state.marks()),
-            noted: watch::Sender::new(notes::written(&state.cursors)),
+            noted: watch::Sender::new(Note {
+                number: 0,
+                cursors: notes::written(&state.cursors),
+            }),
             state: Mutex::new(state),
             work: Condvar::new(),
             freed: Notify::new(),
@@ -281,6 +297,21 @@ impl Shared {
 
     fn publish(&self) {
         publish(&self.marks, || self.state().marks());
+    }
+
+    /// Waits until the cursors that are written down are as `is_so` says, and have nothing that was forgotten
+    /// before.
+    async fn until_noted(&self, is_so: impl Fn(&Note) -> bool) {
+        let mut noted = self.noted.subscribe();
+        let least = self.state().forgot;
+        let is_so = |note: &Note| note.number >= least && is_so(note);
+        if is_so(&noted.borrow()) {
+            return;
+        }
+        self.state().cursors_awaited = true;
+        self.work.notify_one();
+        let noted = noted.wait_for(is_so).await;
+        drop(noted.expect("it is not dropped before its subscribers"));
     }
 
     /// The journal cannot go on: who waits is told.
@@ -478,14 +509,22 @@ impl Journal for Disk {
     fn bookmark_kept(&self, name: &str) -> BoxFuture<'_, ()> {
         let name = name.to_owned();
         Box::pin(async move {
-            let mut noted = self.shared.noted.subscribe();
-            if noted.borrow().contains_key(&name) {
-                return;
-            }
-            self.shared.state().cursors_awaited = true;
-            self.shared.work.notify_one();
-            let kept = noted.wait_for(|noted| noted.contains_key(&name)).await;
-            drop(kept.expect("it is not dropped before its subscribers"));
+            let is_kept = |note: &Note| note.cursors.contains_key(&name);
+            self.shared.until_noted(is_kept).await;
+        })
+    }
+
+    fn forget(&self, name: &str) -> BoxFuture<'_, bool> {
+        let mut state = self.shared.state();
+        let was_there = state.cursors.forget(name);
+        if was_there {
+            state.forgot = state.notes_taken + 1;
+            state.cursors_moved.get_or_insert_with(Instant::now);
+        }
+        drop(state);
+        Box::pin(async move {
+            self.shared.until_noted(|_| true).await;
+            was_there
         })
     }
 

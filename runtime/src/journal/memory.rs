@@ -260,6 +260,11 @@ impl Journal for Memory {
         self.shared.state().cursors.set(name, bookmark);
     }
 
+    fn forget(&self, name: &str) -> BoxFuture<'_, bool> {
+        let was_there = self.shared.state().cursors.forget(name);
+        Box::pin(async move { was_there })
+    }
+
     fn close(&self) {
         self.shared.state().closed = true;
         self.shared.publish();

@@ -255,6 +255,10 @@ pub trait Journal: Send + Sync {
         Box::pin(async {})
     }
 
+    /// Forgets what is remembered under `name`, at once, and tells whether there was something. Resolves
+    /// when it stays forgotten after a crash. A pin that somebody has for that name is not touched.
+    fn forget(&self, name: &str) -> BoxFuture<'_, bool>;
+
     /// No append will come any more: readers that reach the head are at the end.
     fn close(&self);
 

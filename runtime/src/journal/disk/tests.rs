@@ -283,6 +283,34 @@ async fn a_bookmark_that_is_kept_outlives_a_crash() {
     }
 }
 
+/// Who waits for a name to be forgotten does not find it after a crash at that moment; and who takes it
+/// again at once, and waits, does.
+#[tokio::test]
+async fn a_bookmark_that_is_forgotten_stays_forgotten_after_a_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(options(folder.path()));
+    append(&journal, 0, 100).await;
+    for at in 0..20 {
+        let name = format!("n{at}");
+        journal.remember(&name, Position(at).into());
+        journal.bookmark_kept(&name).await;
+        assert!(journal.forget(&name).await);
+        assert!(!journal.forget(&name).await);
+        drop(journal); // as after a crash
+        journal = open(options(folder.path()));
+        assert_eq!(journal.remembered(&name), None);
+        journal.remember(&name, Position(at).into());
+        journal.bookmark_kept(&name).await;
+        let forgotten = journal.forget(&name);
+        journal.remember(&name, Position(at + 1).into());
+        journal.bookmark_kept(&name).await;
+        drop(forgotten);
+        drop(journal);
+        journal = open(options(folder.path()));
+        assert_eq!(journal.remembered(&name), Some(Position(at + 1).into()));
+    }
+}
+
 /// Appends records `from..to`, a hundred at a time, and waits until they are durable.
 async fn append(journal: &Disk, from: u64, to: u64) {
     for at in (from..to).step_by(100) {

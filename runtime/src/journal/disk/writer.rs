@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::folder::{Folder, write_full};
 use super::log::Log;
 use super::segment::Segment;
-use super::{Shared, State, Sync, notes, now_ms};
+use super::{Note, Shared, State, Sync, notes, now_ms};
 use crate::journal::JournalError;
 
 /// Cursors are written down so long after they moved.
@@ -61,15 +61,19 @@ struct Work {
     write: bool,
     sync: bool,
     drop: bool,
-    cursors: Option<notes::Written>,
+    cursors: Option<Note>,
     finish: bool,
 }
 
 /// Takes the cursors to be written down: they wait no more.
-fn to_note(state: &mut State) -> notes::Written {
+fn to_note(state: &mut State) -> Note {
     state.cursors_moved = None;
     state.cursors_awaited = false;
-    notes::written(&state.cursors)
+    state.notes_taken += 1;
+    Note {
+        number: state.notes_taken,
+        cursors: notes::written(&state.cursors),
+    }
 }
 
 impl Work {
@@ -318,16 +322,16 @@ impl Writer {
         let noted = self.shared.noted.borrow();
         state.cursors_moved.is_some()
             && state.cursors.iter().any(|(name, bookmark)| {
-                let noted = noted.get(name).map(notes::Noted::at);
+                let noted = noted.cursors.get(name).map(notes::Noted::at);
                 noted.is_none_or(|noted| noted < next.first.0 && noted < bookmark.at.0)
             })
     }
 
-    fn write_cursors(&mut self, cursors: notes::Written) {
-        match notes::write(&*self.folder, notes::CURSORS, &cursors) {
+    fn write_cursors(&mut self, note: Note) {
+        match notes::write(&*self.folder, notes::CURSORS, &note.cursors) {
             Ok(()) => {
                 self.noting_fails = false;
-                self.shared.noted.send_replace(cursors);
+                self.shared.noted.send_replace(note);
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.noting_fails, true) {

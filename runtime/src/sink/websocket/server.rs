@@ -393,7 +393,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, hub: &Arc<Hub>) {
     };
     let service = hyper::service::service_fn(|request| {
         let answer = http::answer(hub, peer, request);
-        async move { Ok::<_, std::convert::Infallible>(answer) }
+        async { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let connection = requests(patience)
         .serve_connection(TokioIo::new(stream), service)

@@ -6,6 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header;
 use http::request::Parts;
@@ -13,13 +14,17 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::subscriber::{self, Spoken};
 use super::{Hub, entry, exposition, opening, page};
-use crate::port::answer::{Answer, put, shared, text};
+use crate::port::answer::{Answer, later, put, shared, text};
 use crate::port::gate::presented::client;
 use crate::port::hosts::allow;
 use crate::sink::websocket::protocol::V1;
+
+/// When to come again where a name cannot be forgotten.
+const NOTE_WAIT: Duration = Duration::from_secs(5);
 
 /// What a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +36,7 @@ enum Place {
     Stream,
     Status,
     Names,
+    Name,
     Tickets,
     Metrics,
     Nothing,
@@ -45,12 +51,17 @@ impl Place {
             page::SCRIPT_PATH => return Self::Script,
             _ => (),
         }
+        if path == hub.plan.path {
+            return Self::Stream;
+        }
         let (stream, rest) = if let Some(stream) = path.strip_suffix("/tickets") {
             (stream, Self::Tickets)
         } else if let Some(stream) = path.strip_suffix("/status") {
             (stream, Self::Status)
         } else if let Some(stream) = path.strip_suffix("/names") {
             (stream, Self::Names)
+        } else if let Some((stream, _)) = path.rsplit_once("/names/") {
+            (stream, Self::Name)
         } else {
             (path, Self::Stream)
         };
@@ -70,13 +81,14 @@ impl Place {
     fn methods(self) -> (&'static [Method], &'static str) {
         match self {
             Self::Tickets => (&[Method::POST, Method::OPTIONS], "POST, OPTIONS"),
+            Self::Name => (&[Method::DELETE], "DELETE"),
             _ => (&[Method::GET, Method::HEAD], "GET, HEAD"),
         }
     }
 }
 
 /// Answers a request. Bodies are not read: none of them says anything.
-pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming>) -> Answer {
+pub(super) async fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming>) -> Answer {
     let (mut request, _body) = request.into_parts();
     let place = Place::of(hub, request.uri.path());
     let (methods, named) = place.methods();
@@ -128,11 +140,35 @@ pub(super) fn answer(hub: &Arc<Hub>, peer: SocketAddr, request: Request<Incoming
             Ok(()) => page::names(hub),
             Err(refusal) => *refusal,
         },
+        Place::Name => match entry::operator(hub, client, &request) {
+            Ok(()) => forget(hub, request.uri.path()).await,
+            Err(refusal) => *refusal,
+        },
         Place::Page => hub.page.answer(),
         Place::Script => shared(&request.headers, page::script(), "Authorization"),
         Place::Alive | Place::Ready | Place::Nothing => {
             let hint = format!("nothing here; the stream is at {}", hub.plan.path);
             text(StatusCode::NOT_FOUND, &hint)
+        }
+    }
+}
+
+/// Forgets the name at the end of the path.
+async fn forget(hub: &Hub, path: &str) -> Answer {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let Ok(forgotten) = hub.names.forget(name) else {
+        let hint = "a session has this name now: it cannot be deleted before that is over";
+        return text(StatusCode::CONFLICT, hint);
+    };
+    match timeout(hub.plan.timing.handshake_timeout, forgotten).await {
+        Ok(true) => {
+            tracing::info!(name, "the cursor of a subscriber was deleted");
+            text(StatusCode::NO_CONTENT, "")
+        }
+        Ok(false) => text(StatusCode::NOT_FOUND, "no such name has a cursor"),
+        Err(_) => {
+            let reason = "it cannot be written down now; ask again later";
+            later(StatusCode::SERVICE_UNAVAILABLE, reason, NOTE_WAIT)
         }
     }
 }

@@ -81,6 +81,9 @@ pub(super) struct Foreign {
     pub(super) owner: Arc<str>,
 }
 
+/// A session has the name.
+pub(super) struct InUse;
+
 impl Names {
     /// No name is in use; those in `lag.block` hold the journal from where an earlier run left them.
     pub(super) fn new(lag: &LagPlan, journal: Arc<dyn Journal>, metrics: Arc<Metrics>) -> Self {
@@ -241,6 +244,25 @@ impl Names {
         known.collect()
     }
 
+    /// Forgets a name that nobody has now, and gives what resolves when it stays forgotten, with whether there
+    /// was one. One that holds the journal lets go of it until its next session.
+    ///
+    /// # Errors
+    /// A session has it.
+    pub(super) fn forget(&self, name: &str) -> Result<BoxFuture<'_, bool>, InUse> {
+        let mut state = self.state();
+        if let Some(entry) = state.entries.get_mut(name) {
+            if entry.holder.is_some() {
+                return Err(InUse);
+            }
+            (entry.acked, entry.owner) = (None, None);
+            if let Some(hold) = &mut entry.hold {
+                hold.pin = None;
+            }
+        }
+        Ok(self.journal.forget(name))
+    }
+
     /// The session is over.
     pub(super) fn leave(&self, held: &Held) {
         let mut state = self.state();
@@ -391,6 +413,26 @@ mod tests {
 
     fn tail(journal: &Memory) -> Position {
         journal.marks().borrow().tail
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_forgotten_holds_nothing_until_its_next_session() {
+        let journal = journal(4);
+        append(&journal, 2).await;
+        journal.remember("archive", Position(1).into());
+        let names = names(&journal, Duration::from_secs(30));
+        let (held, _) = taken(&names, "archive");
+        assert!(names.forget("archive").is_err(), "a session has it");
+        names.leave(&held);
+        assert!(names.forget("archive").ok().expect("nobody has it").await);
+        assert!(!names.forget("archive").ok().expect("nobody has it").await);
+        append(&journal, 6).await;
+        assert_eq!(tail(&journal), Position(4));
+        assert!(names.told().is_empty());
+        let (held, remembered) = taken(&names, "archive");
+        assert_eq!(remembered, None);
+        names.begin(&held, Position(5));
+        assert!(names.told()[0].holds, "again");
     }
 
     #[tokio::test]

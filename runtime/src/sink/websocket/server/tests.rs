@@ -401,6 +401,17 @@ async fn the_status_tells_how_far_a_position_is_behind() {
     }
 }
 
+/// Its path goes before what would be a resource of another stream.
+#[tokio::test]
+async fn a_stream_may_be_named_like_a_resource() {
+    for path in ["/v1/streams/status", "/v1/streams/names", "/names/a"] {
+        let running = Running::start(json!({ "path": path }), 1 << 20).await;
+        let url = format!("ws://{}{path}", running.address);
+        let connected = tokio_tungstenite::connect_async(url).await;
+        assert!(connected.is_ok(), "{path}: {connected:?}");
+    }
+}
+
 #[tokio::test]
 async fn i4_subscribers_are_bounded() {
     let running = Running::start(json!({ "subscribers_max": 1 }), 1 << 20).await;

@@ -410,6 +410,39 @@ async fn a_name_is_closed_to_another_credential_and_its_session_notices_nothing(
     assert!(metrics.contains(counted), "{metrics}");
 }
 
+#[tokio::test]
+async fn an_operator_deletes_the_cursor_of_a_name_that_nobody_has() {
+    let (running, [mine, other]) = two_owners(json!({ "auth": "required" })).await;
+    let mut client = named(&running, &[("authorization", &mine)]).await;
+    let hello = soon("hello", client.next()).await;
+    assert!(matches!(hello, Some(Ok(Message::Binary(_)))), "{hello:?}");
+    let authorization = format!("Authorization: {other}");
+    let names = "/v1/streams/flights/names";
+    let path = &format!("{names}/archive");
+    let status = async |method: &str, path: &str, headers: &[&str]| {
+        let answer = ask(&running, method, path, headers).await;
+        answer.split(' ').nth(1).expect("a status").to_owned()
+    };
+    let headers = [&*authorization];
+    assert_eq!(status("DELETE", path, &[]).await, "401");
+    assert_eq!(status("GET", path, &headers).await, "405");
+    assert_eq!(status("OPTIONS", path, &headers).await, "405");
+    assert_eq!(status("DELETE", path, &headers).await, "409");
+    assert_eq!(status("DELETE", names, &headers).await, "405");
+    let elsewhere = "/v1/streams/other/names/archive";
+    assert_ne!(status("DELETE", elsewhere, &headers).await, "204");
+    drop(client);
+    running.until_subscribers(0).await;
+    assert_eq!(status("DELETE", path, &headers).await, "204");
+    assert_eq!(status("DELETE", path, &headers).await, "404");
+    let left = ask(&running, "GET", names, &headers).await;
+    assert!(left.ends_with("{\"names\":[]}"), "{left}");
+    // It is nobody's now: another credential may use it.
+    let mut client = named(&running, &[("authorization", &other)]).await;
+    let hello = soon("hello", client.next()).await;
+    assert!(matches!(hello, Some(Ok(Message::Binary(_)))), "{hello:?}");
+}
+
 /// Who is refused a name behind a proxy is told apart from everybody else who comes through it.
 #[tokio::test]
 async fn refused_names_count_against_the_client_of_a_trusted_proxy() {
