@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::simulation::FakeDisk;
 use super::*;
-use crate::journal::Frame;
+use crate::journal::{Bookmark, Frame, Journal as _};
+
 use crate::record::Partition;
 
 /// A chunk of these records, a frame each.
