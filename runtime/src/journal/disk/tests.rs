@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::simulation::FakeDisk;
 use super::*;
 use crate::journal::{Bookmark, Frame, Journal as _};
-
 use crate::record::Partition;
 
 /// A chunk of these records, a frame each.
