@@ -4,7 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 
-use wirefall_tests::peers::{Language, Nginx, browser, certificate, subscriber, websocat};
+use wirefall_tests::peers::{
+    Language, Nginx, browser, certificate, free_address, subscriber, websocat,
+};
 use wirefall_tests::process::command;
 use wirefall_tests::records::numbered;
 use wirefall_tests::workspace::root;
@@ -176,6 +178,56 @@ fn subscribe_goes_through_tls_that_it_is_told_to_trust() {
     });
     let ended = subscribe.wait().expect(0);
     assert_eq!(ended.stdout, "{\"n\":0}\n".repeat(3));
+}
+
+/// As where an authority is replaced: the run behind it shows another certificate from one restart on.
+#[test]
+fn subscribe_trusts_what_its_file_of_authorities_says_today() {
+    let folder = Folder::new();
+    let place = |from: &str, to: &str| {
+        let from = root().join(from);
+        folder.write(to, std::fs::read(from).expect("a file"));
+    };
+    let serve = |certificate: &str, key: &str, address: SocketAddr| {
+        place(certificate, "port.pem");
+        place(key, "port.key");
+        let tls = "tls: { cert: port.pem, key: port.key }";
+        pipelines::publish_at(&folder, address, &[tls]);
+        let mut run = pipelines::start(&folder);
+        run.wait_for_line("stream  ");
+        run
+    };
+    let address = free_address();
+    let mut run = serve(
+        "runtime/tests/tls/server.pem",
+        "runtime/tests/tls/server.key",
+        address,
+    );
+    place("runtime/tests/tls/ca.pem", "trust.pem");
+    let url = format!("wss://localhost:{}/v1/streams/test", address.port());
+    let trust = folder.path("trust.pem");
+    let trust = trust.to_str().expect("a path in UTF-8");
+    let subscribe = wirefall(["subscribe", &url, "--ca", trust]);
+    wait_until("a record", || {
+        assert!(run.write(b"{\"of\":1}\n"));
+        subscribe.stdout().contains("1")
+    });
+    run.kill();
+    run = serve(
+        "tests/peers/localhost.pem",
+        "tests/peers/localhost.key",
+        address,
+    );
+    wait_until("it is not trusted", || {
+        subscribe.stderr().contains("UnknownIssuer")
+    });
+    place("tests/peers/localhost.pem", "trust.pem");
+    wait_until("a record of the other run", || {
+        assert!(run.write(b"{\"of\":2}\n"));
+        subscribe.stdout().contains("2")
+    });
+    subscribe.signal(Signal::Terminate);
+    subscribe.wait().expect(0);
 }
 
 /// At the start and when it comes, and no more once it is renewed.
