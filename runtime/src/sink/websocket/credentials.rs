@@ -22,8 +22,13 @@ pub(super) fn renew(
         }
         Err(error) => tracing::warn!("the config of {address} cannot be read again: {error}"),
     }
-    // The files may have changed where the config has not. Half of a change is none: the next refusal
-    // reads again.
+    // The files may have changed where the config has not.
+    reread(endpoint, tls);
+}
+
+/// Takes the certificates that the endpoint's files have today. Half of a change is none: the next refusal
+/// reads again.
+pub(super) fn reread(endpoint: &Endpoint, tls: &mut Option<Arc<rustls::ClientConfig>>) {
     match tls::of(endpoint) {
         Ok(today) => *tls = today,
         Err(error) => tracing::warn!("the certificates cannot be read again: {error}"),

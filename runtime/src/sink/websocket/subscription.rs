@@ -328,8 +328,11 @@ impl Subscription {
 
     /// One attempt to connect.
     async fn dial(&mut self) -> Result<(), Failure> {
-        if let (true, Some(today)) = (std::mem::take(&mut self.unauthorized), &self.today) {
-            credentials::renew(&mut self.endpoint, &mut self.tls, today());
+        if std::mem::take(&mut self.unauthorized) {
+            match &self.today {
+                Some(today) => credentials::renew(&mut self.endpoint, &mut self.tls, today()),
+                None => credentials::reread(&self.endpoint, &mut self.tls),
+            }
         }
         let mut layers = Layers::default();
         let connected = connect::connect(&self.endpoint, self.tls.as_ref(), &mut layers).await;
