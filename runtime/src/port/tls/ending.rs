@@ -80,18 +80,24 @@ mod tests {
         for (names, now, told) in [
             (&["ended.pem"][..], end - SOON, None),
             (
-                &["server.pem", "ended.pem"],
+                &["early.pem", "ended.pem"],
                 end - hours(49),
                 Some("00Z, in 2 days: renew it"),
             ),
             (
-                &["ended.pem", "server.pem"],
+                &["ended.pem", "early.pem"],
                 end - hours(25),
                 Some("ends at 2021-01-01T00:00:00Z, in a day"),
             ),
             (&["ended.pem"], end - hours(1), Some("in less than a day")),
             (&["ended.pem"], later, Some("ended at 2021-01-01T00:00:00Z")),
-            (&["server.pem"], later, None),
+            (&["early.pem"], later, None),
+            (
+                &["early.pem", "server.pem"],
+                later,
+                Some("begins at 2026-11-22T03:51:25Z, and clients refuse it until then"),
+            ),
+            (&["server.pem", "ended.pem"], later, Some("ended at 2021")),
             (&[], later, None),
         ] {
             let ending = ending(&chain(names), now).map(|ending| ending.to_string());
