@@ -1,4 +1,4 @@
-//! When a certificate ends, and what to say of it before and after.
+//! When a certificate ends, or begins, and what to say of it before and after.
 //!
 //! Owns how soon is soon. The time is given. Called by `tls`.
 
@@ -21,6 +21,8 @@ pub enum Ending {
     Soon(SystemTime, u64),
     /// It ended then.
     Over(SystemTime),
+    /// It begins then.
+    Unbegun(SystemTime),
 }
 
 impl fmt::Display for Ending {
@@ -31,31 +33,61 @@ impl fmt::Display for Ending {
             Self::Soon(at, 1) => write!(f, "ends at {}, in a day: renew it", when(at)),
             Self::Soon(at, days) => write!(f, "ends at {}, in {days} days: renew it", when(at)),
             Self::Over(at) => write!(f, "ended at {}, and clients refuse it: renew it", when(at)),
+            Self::Unbegun(at) => {
+                write!(
+                    f,
+                    "begins at {}, and clients refuse it until then",
+                    when(at)
+                )
+            }
         }
     }
 }
 
-/// What there is to say at `now` of a chain: whichever of it ends first makes an end of all.
+/// What there is to say at `now` of a chain: whichever of it ends first makes an end of all, and whichever
+/// begins last a beginning.
 pub(super) fn ending(chain: &[CertificateDer<'_>], now: SystemTime) -> Option<Ending> {
-    let end = chain.iter().filter_map(end).min()?;
-    match end.duration_since(now) {
-        Ok(left) if left >= SOON => None,
-        Ok(left) => Some(Ending::Soon(end, left.as_secs() / DAY_S)),
-        Err(_) => Some(Ending::Over(end)),
+    let end = chain.iter().filter_map(end).min();
+    if let Some(end) = end.filter(|end| *end <= now) {
+        return Some(Ending::Over(end));
     }
+    let begin = chain.iter().filter_map(begin).max();
+    if let Some(begin) = begin.filter(|begin| now < *begin) {
+        return Some(Ending::Unbegun(begin));
+    }
+    let left = end?.duration_since(now).unwrap_or_default();
+    (left < SOON).then(|| Ending::Soon(now + left, left.as_secs() / DAY_S))
 }
 
 /// rustls tells it in the error of a certificate that is over, so it is asked at the end of time.
 fn end(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
-    let parsed = ParsedCertificate::try_from(certificate).ok()?;
-    let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
-    let roots = RootCertStore::empty();
-    match verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], end_of_time, &[]) {
-        Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
-            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
-        }
+    match refused(certificate, u64::MAX)? {
+        CertificateError::ExpiredContext { not_after, .. } => time(not_after),
         _ => None,
     }
+}
+
+/// And of one that has not begun, so it is asked at the beginning of it.
+fn begin(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    match refused(certificate, 0)? {
+        CertificateError::NotValidYetContext { not_before, .. } => time(not_before),
+        _ => None,
+    }
+}
+
+/// Why a certificate is refused so many seconds after 1970.
+fn refused(certificate: &CertificateDer<'_>, seconds: u64) -> Option<CertificateError> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    let then = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    let roots = RootCertStore::empty();
+    match verify_server_cert_signed_by_trust_anchor(&parsed, &roots, &[], then, &[]) {
+        Err(Error::InvalidCertificate(error)) => Some(error),
+        _ => None,
+    }
+}
+
+fn time(at: UnixTime) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(at.as_secs()))
 }
 
 #[cfg(test)]
