@@ -181,6 +181,16 @@ impl Process {
         memory_kib(self.child.id(), PEAK)
     }
 
+    /// The time that it has computed for, in ticks of a hundredth of a second.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.unwrap_or_default();
+        // Behind the name, which may have anything in it, come the state and eleven other numbers.
+        let (_, numbers) = stat.rsplit_once(')').unwrap_or_default();
+        let times = numbers.split_whitespace().skip(11).take(2);
+        times.filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+    }
+
     /// How far it has read a file that it holds open, in bytes.
     pub fn position_in(&self, file: &Path) -> Option<u64> {
         let proc = PathBuf::from(format!("/proc/{}", self.child.id()));

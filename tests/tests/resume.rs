@@ -428,3 +428,49 @@ fn i1_a_name_that_cannot_be_written_down_is_told_to_come_later() {
     std::fs::remove_file(&hog).expect("it was made");
     begin(at, name);
 }
+
+/// Who took none of its Pongs before it gave a new name, and takes them while it waits for the disk, costs
+/// nothing although it could be written to.
+#[test]
+fn i4_who_waits_for_its_name_is_not_served_over_and_over() {
+    const FIN_PING: u8 = 0x89;
+    const FIN_BINARY: u8 = 0x82;
+    const PINGS: usize = 100_000;
+    let folder = Folder::new();
+    let disk = folder.path("disk");
+    let Some(_disk) = Tiny::mount(&disk, 600) else {
+        return;
+    };
+    let at = free_address();
+    let run = publish_from_disk(&folder, at, &["handshake_timeout: 3s"], "disk/journal");
+    let mut file = std::fs::File::create(disk.join("hog")).expect("a file");
+    while file.write_all(&[1; 1024]).is_ok() {}
+    let spoken = "Sec-WebSocket-Protocol: wirefall.v1\r\n";
+    let mut raw = Raw::upgrade(at, "/v1/streams/test", spoken);
+    let pings = frame(FIN_PING, &[0; 120]).repeat(PINGS);
+    raw.send(&pings).expect("sent");
+    let subscribe = br#"{"type":"subscribe","name":"archive"}"#;
+    raw.send(&frame(FIN_BINARY, subscribe)).expect("sent");
+    wait_until("it is heard", || {
+        run.stderr()
+            .contains("where named readers are cannot be written down")
+    });
+    let before = run.cpu_ticks();
+    let mut pongs = 0;
+    let last = loop {
+        match raw.hear() {
+            Heard::Frame(10, _) => pongs += 1,
+            heard => break heard,
+        }
+    };
+    assert!(pongs < PINGS, "it was never behind with its Pongs");
+    assert!(
+        matches!(&last, Heard::Frame(8, reason) if reason.starts_with(&1013_u16.to_be_bytes())),
+        "{last:?}"
+    );
+    let ticks = run.cpu_ticks() - before;
+    assert!(
+        ticks < 100,
+        "{ticks} hundredths of a second of three seconds"
+    );
+}
