@@ -195,6 +195,9 @@ impl<'a> Subscriber<'a> {
                     }
                     ControlFlow::Continue(Wrote::All | Wrote::Blocked) => (),
                 }
+            } else {
+                // Nothing is written, so who can write is not to be told so over and over.
+                self.socket.blocked = false;
             }
             // Only brought forward here, and put off when it rings: to re-arm a timer for every write
             // would cost more than the write.
