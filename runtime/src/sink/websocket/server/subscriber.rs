@@ -130,6 +130,8 @@ pub(super) async fn run(
 struct Noting<'a> {
     kept: BoxFuture<'a, ()>,
     until: Instant,
+    /// What was to go out before `hello`, of which a part may be out.
+    rest_bytes: usize,
 }
 
 struct Subscriber<'a> {
@@ -339,6 +341,7 @@ impl<'a> Subscriber<'a> {
         let now = self.started.elapsed();
         let v1 = self.v1.as_mut().expect("only v1 has messages");
         let (who, rest) = (self.lease.credential(), self.socket.rest());
+        let rest_bytes = rest.len();
         let from = match v1.begin(now, self.hub, who, subscribe, rest) {
             Ok(from) => from,
             Err(Foreign { owner }) => {
@@ -353,6 +356,7 @@ impl<'a> Subscriber<'a> {
         self.noting = v1.held().map(|held| Noting {
             kept: self.hub.names.kept(held),
             until: Instant::now() + self.hub.plan.timing.handshake_timeout,
+            rest_bytes,
         });
     }
 
@@ -426,8 +430,8 @@ impl<'a> Subscriber<'a> {
     }
 
     fn close(&mut self, code: u16, reason: &str, end: End) {
-        if self.noting.take().is_some() {
-            self.socket.rest().clear(); // it was not welcomed
+        if let Some(noting) = self.noting.take() {
+            self.socket.rest().truncate(noting.rest_bytes); // it was not welcomed
         }
         self.socket.inbound.close(code.into(), reason);
         let until = Instant::now() + CLOSE_TIMEOUT;
