@@ -57,10 +57,12 @@ function changed() {
 function draw() {
   at("count").textContent = number(totals.count);
   at("since").textContent = new Date(totals.since).toLocaleTimeString();
-  at("lost").hidden = totals.lost === 0 && totals.isLostKnown;
-  at("lost").textContent = totals.isLostKnown
-    ? `${number(totals.lost)} delays are missing: the stream no longer had them.`
-    : "The server numbered its stream anew: delays may be missing, or counted twice.";
+  const missing = [
+    totals.lost > 0 && `${number(totals.lost)} delays are missing: the stream no longer had them.`,
+    !totals.isLostKnown && "The server numbered its stream anew: delays may be missing, or counted twice.",
+  ].filter(Boolean);
+  at("lost").hidden = missing.length === 0;
+  at("lost").textContent = missing.join(" ");
   const airports = Object.entries(totals.airports).sort(([, a], [, b]) => b.minutes - a.minutes).slice(0, AIRPORTS_MAX);
   const most = airports[0]?.[1].minutes ?? 1;
   const chart = at("chart");
