@@ -281,22 +281,11 @@ impl Journal for Memory {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Frame;
+    use super::super::testing;
     use super::*;
 
-    fn chunk(records: u32) -> Chunk {
-        Chunk {
-            wire: vec![b'x'; records as usize].into(),
-            frames: (1..=records)
-                .map(|end| Frame {
-                    wire_end: end,
-                    payload_start: end - 1,
-                    records_end: end,
-                })
-                .collect(),
-            records: (0..records).map(|start| (start, start + 1)).collect(),
-            ..Chunk::default()
-        }
+    fn chunk(records: usize) -> Chunk {
+        testing::chunk(vec!["x"; records])
     }
 
     fn memory(bytes_max: u64, history: bool) -> Memory {

@@ -22,6 +22,8 @@ pub mod disk;
 pub mod memory;
 mod pins;
 #[cfg(test)]
+pub mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use cursors::Bookmark;

@@ -16,18 +16,9 @@ const BYTES_MAX: u64 = 1 << 20;
 /// Longest wait for room: far beyond what it takes.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn chunk() -> Chunk {
-    Chunk {
-        wire: vec![b'x'; 10].into(),
-        frames: [Frame {
-            wire_end: 10,
-            payload_start: 0,
-            records_end: 1,
-        }][..]
-            .into(),
-        records: [(0, 10)][..].into(),
-        ..Chunk::default()
-    }
+/// A record of so many bytes.
+fn record(bytes: usize) -> Chunk {
+    testing::chunk(["x".repeat(bytes)])
 }
 
 fn memory(history: bool) -> Arc<dyn Journal> {
@@ -75,7 +66,8 @@ fn marks_are_as_new_as_the_last_append_whoever_tells_them() {
                 .build()
                 .unwrap();
             let behind = (0..appends).find_map(|_| {
-                let append = async { timeout(PATIENCE, journal.append(chunk(), Vec::new())).await };
+                let append =
+                    async { timeout(PATIENCE, journal.append(record(10), Vec::new())).await };
                 let head = match runtime.block_on(append) {
                     Ok(head) => head.unwrap(),
                     Err(_) => Position(u64::MAX), // the reader has not heard of what fills the journal
@@ -117,24 +109,21 @@ fn forgets_what_is_before_the_tail(journal: &dyn Journal) -> bool {
 /// Appends until something is forgotten.
 async fn fill(journal: &dyn Journal) {
     let tail = journal.marks().borrow().tail;
-    let long = Chunk {
-        wire: vec![b'x'; BYTES_MAX as usize / 20].into(),
-        ..chunk()
-    };
+    let long = record(BYTES_MAX as usize / 20);
     for n in 1..40 {
         append(journal, long.clone(), 2 * n, 2 * n + 1).await;
         append(journal, Chunk::default(), 2 * n + 1, 2 * n + 2).await;
     }
-    for _ in 0..2000 {
-        let is_on = journal.marks().borrow().tail > tail;
-        if is_on && forgets_what_is_before_the_tail(journal) {
-            return;
+    // The disk's writer drops segments on a thread of its own.
+    let mut marks = journal.marks();
+    let forgotten = timeout(PATIENCE, async {
+        while marks.borrow_and_update().tail == tail || !forgets_what_is_before_the_tail(journal) {
+            marks.changed().await.unwrap();
         }
-        // The disk's writer drops segments on a thread of its own.
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    });
+    let told = forgotten.await;
     let (marks, forgotten) = (*journal.marks().borrow(), journal.forgotten());
-    panic!("{marks:?}, {forgotten:?}");
+    assert!(told.is_ok(), "{marks:?}, {forgotten:?}");
 }
 
 #[tokio::test]
@@ -143,7 +132,7 @@ async fn what_was_settled_before_the_oldest_record_is_forgotten() {
     for journal in [memory(true), disk(folder.path(), true, false)] {
         assert_eq!(journal.forgotten(), Checkpoint::default());
         append(&*journal, Chunk::default(), 0, 0).await;
-        append(&*journal, chunk(), 0, 1).await;
+        append(&*journal, record(10), 0, 1).await;
         append(&*journal, Chunk::default(), 1, 2).await;
         assert_eq!(journal.forgotten().position(&partition()).unwrap_or(0), 0);
         fill(&*journal).await;
@@ -157,7 +146,7 @@ async fn what_was_settled_before_the_oldest_record_is_forgotten() {
     drop(journal);
     let journal = disk(folder.path(), true, true);
     assert_eq!(journal.forgotten(), Checkpoint::default());
-    append(&*journal, chunk(), 0, 1).await;
+    append(&*journal, record(10), 0, 1).await;
     assert_eq!(journal.forgotten(), Checkpoint::default());
 }
 

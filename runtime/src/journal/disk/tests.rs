@@ -6,35 +6,13 @@ use std::time::Duration;
 
 use super::simulation::FakeDisk;
 use super::*;
-use crate::journal::{Bookmark, Frame, Journal as _};
+use crate::journal::testing::chunk;
+use crate::journal::{Bookmark, Journal as _};
 use crate::record::Partition;
-
-/// A chunk of these records, a frame each.
-fn chunk(records: &[String]) -> Chunk {
-    let mut wire = Vec::new();
-    let mut spans = Vec::new();
-    for record in records {
-        let start = wire.len() as u32;
-        wire.extend_from_slice(record.as_bytes());
-        spans.push((start, wire.len() as u32));
-    }
-    let frames = spans.iter().enumerate().map(|(index, (start, end))| Frame {
-        wire_end: *end,
-        payload_start: *start,
-        records_end: index as u32 + 1,
-    });
-    Chunk {
-        frames: frames.collect(),
-        records: spans.clone().into(),
-        wire: wire.into(),
-        ..Chunk::default()
-    }
-}
 
 /// Records `from..to`, each its number and some padding.
 fn numbered(from: u64, to: u64) -> Chunk {
-    let records: Vec<String> = (from..to).map(|n| format!("{n:0>300}")).collect();
-    chunk(&records)
+    chunk((from..to).map(|n| format!("{n:0>300}")))
 }
 
 fn step(from: u64, to: u64) -> Vec<Delta> {

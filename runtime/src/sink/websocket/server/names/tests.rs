@@ -3,20 +3,10 @@
 use super::*;
 use crate::journal::cursors::CURSORS_MAX;
 use crate::journal::memory::{Memory, Retention};
-use crate::journal::{Chunk, Frame};
+use crate::journal::{Chunk, testing};
 
 fn chunk() -> Chunk {
-    Chunk {
-        wire: vec![b'x'; 10].into(),
-        frames: [Frame {
-            wire_end: 10,
-            payload_start: 0,
-            records_end: 1,
-        }][..]
-            .into(),
-        records: [(0, 10)][..].into(),
-        ..Chunk::default()
-    }
+    testing::chunk(["ten bytes."])
 }
 
 fn journal(chunks: u64) -> Memory {
