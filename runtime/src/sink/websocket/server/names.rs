@@ -23,9 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 pub(super) struct Names {
     journal: Arc<dyn Journal>,
     metrics: Arc<Metrics>,
-    /// Names that hold the journal.
-    block: Vec<String>,
-    /// How long one of them may hold it.
+    /// How long a name of `entries` may hold the journal.
     deadline: Duration,
     state: Mutex<State>,
 }
@@ -90,14 +88,12 @@ impl Names {
         let mut state = State::default();
         for name in &lag.block {
             let left = journal.remembered(name);
-            if let Some(left) = left.clone() {
-                journal.remember(
-                    name,
-                    Bookmark {
-                        stays: true,
-                        ..left
-                    },
-                );
+            let left = left.map(|left| Bookmark {
+                stays: true,
+                ..left
+            });
+            if let Some(left) = &left {
+                journal.remember(name, left.clone());
             }
             let acked = left.as_ref().map(|left| left.at);
             let entry = Entry {
@@ -114,7 +110,6 @@ impl Names {
         Self {
             journal,
             metrics,
-            block: lag.block.clone(),
             deadline: lag.deadline,
             state: Mutex::new(state),
         }
@@ -151,7 +146,10 @@ impl Names {
             }
             owner = Some(Arc::clone(who));
             if let Some(at) = acked {
-                self.remember(name, at, owner.clone());
+                let entry = state.entries.get(name);
+                let stays = entry.is_some_and(|entry| entry.hold.is_some());
+                let owner = owner.clone();
+                self.journal.remember(name, Bookmark { at, owner, stays });
             }
         }
         state.sessions += 1;
@@ -173,12 +171,7 @@ impl Names {
     /// The name is at `at`, and the journal remembers it.
     fn put(&self, name: &str, entry: &mut Entry, at: Position) {
         entry.acked = Some(at);
-        self.remember(name, at, entry.owner.clone());
-    }
-
-    fn remember(&self, name: &str, at: Position, owner: Option<Arc<str>>) {
-        // A name that holds the journal is forgotten for no other.
-        let stays = self.block.iter().any(|held| held == name);
+        let (owner, stays) = (entry.owner.clone(), entry.hold.is_some());
         self.journal.remember(name, Bookmark { at, owner, stays });
     }
 
