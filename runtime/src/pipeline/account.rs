@@ -66,8 +66,7 @@ impl Account {
         }
     }
 
-    pub(super) fn close(&mut self, delivery: Delivery, delivered: Delivered, oddities: Oddities) {
-        self.publishes = delivery == Delivery::Published;
+    pub(super) fn close(&mut self, delivered: Delivered, oddities: Oddities) {
         self.resent = delivered.resent;
         self.reconnects = delivered.reconnects;
         self.empty_lines = oddities.empty_lines;
@@ -148,10 +147,9 @@ mod tests {
             read: 3,
             published: 2,
             filtered: 1,
+            publishes: true,
             ..Account::default()
         };
-        let (delivered, oddities) = (Delivered::default(), Oddities::default());
-        account.close(Delivery::Published, delivered, oddities);
         assert_eq!(
             account.to_string(),
             "read 3 · published 2 · filtered 1 · failed over 0 · unconfirmed 0"

@@ -110,6 +110,7 @@ impl Books {
             uncommitted: false,
             account: Account {
                 carried_in: head.since(from),
+                publishes: delivery == Delivery::Published,
                 ..Account::default()
             },
             kept,

@@ -113,7 +113,6 @@ impl Pipeline {
         });
         let run = Run {
             books,
-            delivery: self.delivery,
             journal: &*self.journal,
             marks: self.journal.marks(),
             survives,
@@ -183,7 +182,6 @@ enum Input {
 
 struct Run<'a> {
     books: Books,
-    delivery: Delivery,
     journal: &'a dyn Journal,
     marks: watch::Receiver<Marks>,
     /// What is durable in the journal is settled.
@@ -227,7 +225,7 @@ impl Run<'_> {
         }
         let kept = self.books.kept_in_journal();
         let mut account = self.books.close(self.seen.records());
-        account.close(self.delivery, delivered, self.seen.oddities());
+        account.close(delivered, self.seen.oddities());
         if !replayable && account.unconfirmed > kept {
             tracing::warn!(
                 records = account.unconfirmed - kept,
