@@ -5,7 +5,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use super::Metrics;
+use super::{Counter, Metrics};
 
 /// The content type of a page.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -47,11 +47,10 @@ impl Page {
                     .counts()
                     .map(|(status, count)| (Some(("status", status)), count)),
             );
-            page.family(
-                Kind::Counter,
+            page.counter(
                 "keys_forgotten_total",
                 "Idempotency keys of posts that were forgotten although the journal kept their records.",
-                [(None::<(_, &str)>, metrics.keys_forgotten.get())],
+                metrics.keys_forgotten.get(),
             );
         }
         page
@@ -220,9 +219,17 @@ impl Page {
             Kind::Counter,
             "sessions_ended_total",
             "Sessions that were ended because of their credential, by what was over.",
-            ended.map(|(reason, count)| (Some(("reason", reason)), count.get())),
+            by("reason", ended),
         );
     }
+}
+
+/// Counters, each with its value of a label.
+fn by<const N: usize>(
+    label: &'static str,
+    counters: [(&'static str, &Counter); N],
+) -> [(Option<(&'static str, &'static str)>, u64); N] {
+    counters.map(|(value, count)| (Some((label, value)), count.get()))
 }
 
 /// Where every input went (I2). Together they are `records_read_total` and `records_carried_in_total`, but
@@ -250,7 +257,7 @@ fn of_the_account(page: &mut Page, metrics: &Metrics) {
         Kind::Counter,
         "records_settled_total",
         "Records that were read or carried in, by what became of them.",
-        outcomes.map(|(outcome, count)| (Some(("outcome", outcome)), count.get())),
+        by("outcome", outcomes),
     );
     page.counter(
         "records_passed_total",
@@ -284,7 +291,7 @@ fn of_the_ports(page: &mut Page, metrics: &Metrics) {
         Kind::Counter,
         "too_many_total",
         "Requests and upgrades that were told to come again later, by what there was too much of.",
-        too_many.map(|(reason, count)| (Some(("reason", reason)), count.get())),
+        by("reason", too_many),
     );
 }
 
