@@ -1,7 +1,7 @@
 //! Who is let in: credentials of the stream, tickets, and what becomes of those who show neither.
 //!
-//! Owns the decision and its memory: the credentials as their file has them now, tickets that are out, sessions
-//! that are in, addresses that failed. Never sees a request beyond its headers, and answers none but a
+//! Owns the decision and its memory: the credentials as their file has them now, tickets that are out,
+//! sessions that are in, addresses that failed. Never sees a request beyond its headers, and answers none but a
 //! refusal. Called for each request of a port, and once by its owner to follow the file.
 
 use std::net::IpAddr;

@@ -1,4 +1,5 @@
-//! What `check --connect` sees of a port: whether it is free, and whether its certificate fits its key and is good.
+//! What `check --connect` sees of a port: whether it is free, and whether its certificate fits its key and
+//! is good.
 //!
 //! Keeps neither open. Called by the plans of those who listen.
 

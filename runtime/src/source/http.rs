@@ -2,8 +2,8 @@
 //!
 //! Owns the config and the two halves of the source. An answer of 200 is given by the engine's commit and
 //! by nothing else (I1); whoever has none posts again. `serve` speaks HTTP, `body` finds the records,
-//! `desk` knows who waits for what, `keys` which posts have been taken before (`keys_file` or `keys_table` keeps
-//! them, as `intent` says what they become), `outcome` what they are told.
+//! `desk` knows who waits for what, `keys` which posts have been taken before (`keys_file` or `keys_table`
+//! keeps them, by what `intent` says they become), `outcome` what they are told.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -99,9 +99,9 @@ struct Config {
     #[serde(default = "defaults::requests_max")]
     requests_max: NonZeroU32,
     /// Most idempotency keys that are known; by default 10,000,000 with a journal on disk, and 1,000,000
-    /// with one in memory; they are where it is, some 200 bytes each. They are known as long as the journal keeps their
-    /// records, and the newest 100,000 longer; beyond `keys_max` the oldest are forgotten early, which is
-    /// logged and counted.
+    /// with one in memory; they are where it is, some 250 bytes each. They are known as long as the journal
+    /// keeps their records, and the newest 100,000 longer; beyond `keys_max` the oldest are forgotten early,
+    /// which is logged and counted.
     #[schemars(range(min = 1, max = 100_000_000))]
     keys_max: Option<u32>,
     /// Longest wait for the head of a request, and then for its body.

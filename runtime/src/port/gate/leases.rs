@@ -1,8 +1,8 @@
 //! Leases: what a session holds of a credential, and how it is taken back.
 //!
-//! Owns who is in by which credential (a post is a session for as long as it takes), how many they are, and how many bytes they take together. Ends a
-//! session by telling it, and never touches its socket. The time is given. Called by `gate`, and by the
-//! session through its [`Lease`].
+//! Owns who is in by which credential (a post is a session for as long as it takes), how many they are, and
+//! how many bytes they take together. Ends a session by telling it, and never touches its socket. The time
+//! is given. Called by `gate`, and by the session through its [`Lease`].
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -40,7 +40,8 @@ pub(super) struct Keys {
     keys_max: u64,
     /// What is taken now, by name.
     open: HashMap<u128, Key>,
-    /// What became of those that were taken since something was written, by name.
+    /// What became of those that were taken since something was written, by name: no more than were in
+    /// flight then (I4).
     settled: HashMap<u128, (Intent, Outcome)>,
     /// The journal keeps no record before this position.
     forgotten: u64,

@@ -175,7 +175,7 @@ impl Keep for KeysFile {
 fn settle(transaction: &WriteTransaction, settled: Settled) -> Result<(), KeysError> {
     let mut taken = transaction.open_table(TAKEN)?;
     for (intent, outcome) in settled {
-        let rejected = outcome.rejected.as_ref().map(json);
+        let rejected = outcome.rejected.as_deref().map(json);
         let row = (outcome.accepted, rejected.as_deref());
         taken.insert((intent.last, intent.key.name), row)?;
     }
@@ -221,7 +221,7 @@ fn forget(
     Ok(early)
 }
 
-fn json(rejected: &Vec<Rejected>) -> Vec<u8> {
+fn json(rejected: &[Rejected]) -> Vec<u8> {
     serde_json::to_vec(rejected).expect("numbers and text are JSON")
 }
 

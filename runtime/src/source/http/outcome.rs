@@ -37,15 +37,12 @@ pub(super) struct Rejected {
 impl Outcome {
     /// As it is told to those who post the same again.
     pub(super) fn remembered(&self) -> Self {
-        let bytes = |rejected: &[Rejected]| -> usize {
-            let each = rejected.iter();
-            each.map(|one| one.reason.len() + size_of::<Rejected>())
-                .sum()
+        let bytes = |one: &Rejected| one.reason.len() + size_of::<Rejected>();
+        let is_short = |rejected: &&Vec<Rejected>| {
+            rejected.iter().map(bytes).sum::<usize>() <= REMEMBERED_BYTES_MAX
         };
-        let rejected = self.rejected.as_ref();
-        let is_short = |rejected: &&Vec<Rejected>| bytes(rejected) <= REMEMBERED_BYTES_MAX;
         Self {
-            rejected: rejected.filter(is_short).cloned(),
+            rejected: self.rejected.as_ref().filter(is_short).cloned(),
             replayed: true,
             ..*self
         }
